@@ -1,0 +1,1 @@
+"""UniRain: one network that removes rain streaks and raindrops, by day and by night."""
