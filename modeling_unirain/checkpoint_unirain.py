@@ -1,0 +1,73 @@
+"""What a checkpoint's name means, and failing at once, in one sentence, when it cannot be had.
+
+This file travels with every checkpoint, so it imports nothing else of ours.
+"""
+
+from pathlib import Path
+
+from huggingface_hub import constants, get_session, try_to_load_from_cache
+
+
+HUB_REPOSITORIES = {"unirain": "unirain/unirain", "unirain-base": "unirain/unirain-base"}
+"""Our own names, and where each is published. A name bundled with the package never reaches the Hub."""
+
+CONNECT_TIMEOUT = 5.0
+"""Seconds to wait for the Hub to answer at all before saying that it cannot be reached."""
+
+
+def resolve_checkpoint(name: str | Path) -> str:
+    """Turn a checkpoint's name into what `from_pretrained` takes.
+
+    Args:
+        name (`str` or `Path`): One of our names (`"unirain"`), a folder, or a repository id on the Hub.
+
+    Returns:
+        `str`: The bundled folder of one of our names, its Hub repository where the package bundles no such folder,
+        and any other name unchanged. A folder that happens to be called `unirain` is reached as `./unirain`.
+    """
+    name = str(name)
+    if name not in HUB_REPOSITORIES:
+        return name
+    bundled = Path(__file__).parent / "checkpoints" / name
+    return str(bundled) if (bundled / "config.json").is_file() else HUB_REPOSITORIES[name]
+
+
+class ResolvesCheckpointNames:
+    """Mixin, first in the bases of config, model and image processor: `from_pretrained("unirain")` needs no network.
+
+    For a model it also refuses pickled weights, which could run any code when opened: safetensors only, unless
+    `use_safetensors=False` asks for them.
+    """
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        checkpoint = resolve_checkpoint(pretrained_model_name_or_path)
+        if _is_unreachable(checkpoint, kwargs):
+            raise OSError(
+                f"Checkpoint '{pretrained_model_name_or_path}' is neither a folder nor in the local cache, and "
+                f"{constants.ENDPOINT} cannot be reached: check the name and the network connection, or give a folder."
+            )
+        if hasattr(cls, "base_model_prefix"):  # a PreTrainedModel, not a config or processor
+            kwargs.setdefault("use_safetensors", True)
+        return super().from_pretrained(checkpoint, *args, **kwargs)
+
+
+def _is_unreachable(checkpoint: str, options: dict) -> bool:
+    """Whether only the Hub could have this checkpoint, and the Hub does not answer.
+
+    `from_pretrained` by itself retries every file of an unreachable Hub for 23 seconds.
+    """
+    if Path(checkpoint).exists():
+        return False
+    cached = try_to_load_from_cache(
+        checkpoint, "config.json", cache_dir=options.get("cache_dir"), revision=options.get("revision")
+    )
+    if isinstance(cached, str):
+        return False
+    if constants.HF_HUB_OFFLINE or options.get("local_files_only"):
+        return True
+    try:
+        get_session().head(constants.ENDPOINT, timeout=CONNECT_TIMEOUT)
+    except Exception:  # of whichever HTTP library huggingface_hub uses: all mean that nobody answered
+        return True
+    return False
