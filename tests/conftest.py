@@ -1,0 +1,1 @@
+from hub_fixture import hub, hub_server  # noqa: F401
