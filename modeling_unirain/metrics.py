@@ -93,8 +93,10 @@ def ssim(prediction: Tensor, target: Tensor) -> Tensor:
 def _plane_ssim(prediction: Tensor, target: Tensor) -> Tensor:
     """Mean SSIM of two (height, width) planes."""
     window = _gaussian_window(min(SSIM_WINDOW, *prediction.shape), prediction)
-    moments = torch.stack([prediction, target, prediction**2, target**2, prediction * target]).unsqueeze(1)
-    moments = F.conv2d(F.conv2d(moments, window[None, None, :, None]), window[None, None, None, :]).squeeze(1)
+    moments = torch.stack([prediction, target, prediction**2, target**2, prediction * target])[None]
+    # Depth-wise: torch's float64 kernel is ten times faster with the moments as groups than as a batch.
+    moments = F.conv2d(moments, window.view(1, 1, -1, 1).expand(5, -1, -1, -1).contiguous(), groups=5)
+    moments = F.conv2d(moments, window.view(1, 1, 1, -1).expand(5, -1, -1, -1).contiguous(), groups=5)[0]
     mean_p, mean_t, square_p, square_t, product = moments
     variances = square_p - mean_p**2 + square_t - mean_t**2
     covariance = product - mean_p * mean_t
