@@ -1,0 +1,81 @@
+"""What flows through the pipeline: frozen records, keyed by `pair_id` or `reference_id`. A leaf of the package."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class ImageLocation:
+    """Where a picture's bytes are, without holding them."""
+
+    path: str
+    """File on disk: a picture, or a Parquet file."""
+    row: int = -1
+    """Row of a Parquet file; -1 for a picture file."""
+    part: str = ""
+    """Column of a Parquet file; `left` or `right` half of a side-by-side picture; empty for a whole picture."""
+
+
+@dataclass(frozen=True)
+class RainPair:
+    """A candidate: a rainy picture and its clean twin."""
+
+    pair_id: str
+    """`source/type/stem`, unique in the run."""
+    source: str
+    """The data set, named after its folder, file or Hub id."""
+    rain_type: str | None
+    origin: str
+    """Where the rainy picture came from, relative to what the user named; fit to be published."""
+    input: ImageLocation
+    target: ImageLocation | None
+    problem: str = ""
+    """Why the pair can be dropped unread; empty if it cannot."""
+
+    def to_row(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> "RainPair":
+        target = ImageLocation(**row["target"]) if row["target"] is not None else None
+        return cls(**{**row, "input": ImageLocation(**row["input"]), "target": target})
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A real rainy photograph without a clean twin."""
+
+    reference_id: str
+    """`source/relative path without its suffix`, unique in the run."""
+    source: str
+    rain_type: str | None
+    origin: str
+    image: ImageLocation
+
+    def to_row(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> "Reference":
+        return cls(**{**row, "image": ImageLocation(**row["image"])})
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """S(q): rows of the reference index, structurally most similar first, with the scores of the three levels."""
+
+    rows: tuple[int, ...]
+    semantic_distance: tuple[float, ...]
+    feature_similarity: tuple[float, ...]
+    structural_similarity: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a pair is kept, and why not."""
+
+    kept: bool
+    reason: str = ""
+    """Short and countable: `voted down`, `duplicate`, `unreadable`, ...; empty for a kept pair."""
+    detail: str = ""
+    """The sentence behind the reason, such as `duplicate of rain800/DRS/001`."""

@@ -1,0 +1,151 @@
+"""Tables on disk that survive a kill: `work_dir/<stage>-<hash of settings>/<shard>.parquet` with done marks.
+
+A table is written under a temporary name, flushed, renamed, and only then marked done. A shard without its mark is
+computed again. The hash covers the stage's settings and, through the keys of the stages before it, everything that
+its rows depend on, so a changed setting can never meet an old result.
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+
+# Part of every key: raise it when the meaning of a stage's rows changes.
+FORMAT = 1
+
+
+def stage_key(*settings: Any) -> str:
+    """Twelve hex digits that change with any setting (JSON types, in order)."""
+    return hashlib.sha256(json.dumps([FORMAT, *settings], sort_keys=True).encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Process:
+    """This process among those that share the run: it takes shards rank, rank + world_size, ..."""
+
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.world_size:
+            raise ValueError(
+                f"process rank {self.rank} of {self.world_size}: RANK must be below WORLD_SIZE "
+                "(SLURM_PROCID below SLURM_NTASKS)"
+            )
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Process":
+        """torchrun and accelerate launch set RANK and WORLD_SIZE; srun sets SLURM_PROCID and SLURM_NTASKS."""
+        for rank, world_size in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")):
+            if rank in environment and world_size in environment:
+                return cls(int(environment[rank]), int(environment[world_size]))
+        return cls()
+
+
+@contextmanager
+def written(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path` to write to; on success flushed to the disk and renamed to `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    with written(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+class ShardStore:
+    """The tables of one stage, one Parquet file per shard.
+
+    Args:
+        work_dir (`Path`): folder that holds all stages.
+        stage (`str`): name of the stage.
+        key (`str`): from `stage_key`.
+        num_shards (`int`): shards 0 to `num_shards - 1`.
+    """
+
+    def __init__(self, work_dir: Path, stage: str, key: str, num_shards: int):
+        self.stage, self.key, self.num_shards = stage, key, num_shards
+        self.folder = work_dir / f"{stage}-{key}"
+
+    def path(self, shard: int) -> Path:
+        return self.folder / f"{shard:06d}.parquet"
+
+    def _mark(self, shard: int) -> Path:
+        return self.folder / f"{shard:06d}.done"
+
+    def is_done(self, shard: int) -> bool:
+        return self._mark(shard).exists()
+
+    def shards_of(self, process: Process) -> range:
+        return range(process.rank, self.num_shards, process.world_size)
+
+    def read(self, shard: int, columns: list[str] | None = None) -> pa.Table:
+        return pq.read_table(self.path(shard), columns=columns)
+
+    def write(self, shard: int, table: pa.Table, counts: Mapping[str, int]) -> None:
+        with written(self.path(shard)) as temporary:
+            pq.write_table(table, temporary, compression="zstd")
+        write_json(self._mark(shard), counts)
+
+    def counts(self) -> dict[str, int]:
+        """Sum over the done shards of what the stage counted."""
+        total: dict[str, int] = {}
+        for shard in range(self.num_shards):
+            if self.is_done(shard):
+                for name, count in json.loads(self._mark(shard).read_text(encoding="utf-8")).items():
+                    total[name] = total.get(name, 0) + count
+        return total
+
+    def wait(self, timeout: float) -> None:
+        """Until every shard of every process is done.
+
+        Raises:
+            TimeoutError: no shard was finished for `timeout` seconds.
+        """
+        wait_for(
+            lambda: sum(self.is_done(shard) for shard in range(self.num_shards)),
+            self.num_shards,
+            f"shards of stage '{self.stage}'",
+            timeout,
+        )
+
+
+def wait_for(count_done: Callable[[], int], total: int, what: str, timeout: float) -> None:
+    """Wait until `count_done()` reaches `total`; the clock starts again with every step forward."""
+    done, since, pause = -1, time.monotonic(), 0.05
+    while (now := count_done()) < total:
+        if now != done:
+            done, since = now, time.monotonic()
+        elif time.monotonic() - since > timeout:
+            raise TimeoutError(
+                f"waited {timeout:.0f} s for another process: {now} of {total} {what} are done. If a process died, "
+                "start the same command again; it resumes where it stopped"
+            )
+        time.sleep(pause)
+        pause = min(2 * pause, 5)
+
+
+def batched(rows: Sequence, size: int) -> Iterator[Sequence]:
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]

@@ -1,0 +1,396 @@
+"""Where candidates and references come from: folders, Parquet files, `datasets` and the Hub.
+
+Listing reads names only, no pixels, in a fixed order, and holds the names of one folder at a time. Every picture comes
+with its identity (path, size, time of the last change), so that a changed file is never met by an old result.
+
+Candidates, at any depth below what the user names:
+
+- `<TYPE>/<name>/{input,target}/`: pictures paired by the path below `input` without the suffix;
+- `<TYPE>/<name>/pair/`: side-by-side pictures, clean on the left and rainy on the right, as Rain800 publishes them;
+- Parquet files, folders written by `Dataset.save_to_disk`, image folders with metadata, and Hub data sets
+  (`ORG/NAME`, `ORG/NAME@revision`, `ORG/NAME:split`), with the columns `input`, `target` and, if there is one, `type`.
+
+References: pictures in folders at any depth (the type from the folder's name), or the same kinds of data sets with a
+column `image` or `input`.
+"""
+
+import json
+import logging
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from modeling_unirain.distillation.records import ImageLocation, RainPair, Reference
+from modeling_unirain.distillation.shards import Process, stage_key, wait_for, write_json, written
+from modeling_unirain.images import EXTENSIONS
+from modeling_unirain.types import RainType
+
+
+logger = logging.getLogger(__name__)
+
+NO_TARGET = "no target"
+TYPE_COLUMNS = ("type", "rain_type")
+HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?(:(?P<split>[\w.-]+))?")
+FETCHED_ROWS = 256
+"""Rows of a Parquet file that is fetched from the Hub: what a kill can lose."""
+
+Identified = tuple[Any, tuple]
+"""A record and the identity of its files."""
+
+
+def list_pairs(candidates: list[str], fetch: Callable[[str], Path | None]) -> Iterator[Identified]:
+    """Every candidate pair with its identity, in a fixed order.
+
+    Args:
+        candidates (`list[str]`): folders, Parquet files or Hub ids.
+        fetch (`Callable`): brings a data set that is not in Parquet on this disk to a folder of Parquet files;
+            returns `None` for a plain folder. See `Fetcher`.
+
+    Raises:
+        ValueError: a source holds no pairs.
+    """
+    taken: Counter = Counter()
+    for candidate in candidates:
+        listed = 0
+        for record in _pairs_of(candidate, fetch, taken):
+            listed += 1
+            yield record
+        if not listed:
+            raise ValueError(
+                f"{candidate} holds no pairs: give a folder with TYPE/NAME/input and TYPE/NAME/target (or TYPE/NAME/pair), "
+                "Parquet files, or a Hub id ORG/NAME"
+            )
+
+
+def list_references(references: list[str], fetch: Callable[[str], Path | None]) -> Iterator[Identified]:
+    """Every real rainy photograph with its identity, in a fixed order. Arguments and errors as in `list_pairs`."""
+    taken: Counter = Counter()
+    for source in references:
+        listed = 0
+        for record in _references_of(source, fetch, taken):
+            listed += 1
+            yield record
+        if not listed:
+            raise ValueError(f"{source} holds no pictures to serve as references")
+
+
+def _pairs_of(candidate: str, fetch: Callable, taken: Counter) -> Iterator[Identified]:
+    name, files = _parquet_files(candidate, fetch)
+    if files is not None:
+        yield from _pairs_of_parquet(name, files, taken)
+        return
+    root = Path(os.path.abspath(candidate))
+    for folder, subfolders, _ in os.walk(root, followlinks=True):
+        subfolders.sort()
+        folder = Path(folder)
+        if "input" in subfolders and "target" in subfolders:
+            yield from _pairs_of_folders(root, folder, taken)
+        if "pair" in subfolders:
+            yield from _pairs_side_by_side(root, folder, taken)
+        subfolders[:] = [name for name in subfolders if name not in ("input", "target", "pair")]
+
+
+def _pairs_of_folders(root: Path, folder: Path, taken: Counter) -> Iterator[Identified]:
+    source, rain_type = _source_and_type(root, folder, taken)
+    targets = {}
+    for path in _pictures_below(folder / "target"):
+        targets.setdefault(_stem(folder / "target", path), path)
+    inputs = list(_pictures_below(folder / "input"))
+    for path, stem in zip(inputs, _unique_stems(folder / "input", inputs), strict=True):
+        target = targets.get(_stem(folder / "input", path))
+        record = RainPair(
+            pair_id=_pair_id(source, rain_type, stem),
+            source=source,
+            rain_type=rain_type,
+            origin=_origin(root, path),
+            input=ImageLocation(str(path)),
+            target=ImageLocation(str(target)) if target else None,
+            problem="" if target else NO_TARGET,
+        )
+        yield record, (_identity(path), _identity(target) if target else None)
+
+
+def _pairs_side_by_side(root: Path, folder: Path, taken: Counter) -> Iterator[Identified]:
+    source, rain_type = _source_and_type(root, folder, taken)
+    pictures = list(_pictures_below(folder / "pair"))
+    for path, stem in zip(pictures, _unique_stems(folder / "pair", pictures), strict=True):
+        record = RainPair(
+            pair_id=_pair_id(source, rain_type, stem),
+            source=source,
+            rain_type=rain_type,
+            origin=_origin(root, path),
+            input=ImageLocation(str(path), part="right"),
+            target=ImageLocation(str(path), part="left"),
+        )
+        yield record, (_identity(path),)
+
+
+def _pairs_of_parquet(name: str, files: list[Path], taken: Counter) -> Iterator[Identified]:
+    source = _unique_source(name, None, taken)
+    for file in files:
+        columns = pq.read_schema(file).names
+        missing = [column for column in ("input", "target") if column not in columns]
+        if missing:
+            raise ValueError(f"{file} has no column '{missing[0]}': a data set of pairs has 'input' and 'target'")
+        for row, rain_type, stem in _parquet_rows(file, "input"):
+            record = RainPair(
+                pair_id=_pair_id(source, rain_type, stem),
+                source=source,
+                rain_type=rain_type,
+                origin=f"{name}/{file.name}#{row}",
+                input=ImageLocation(str(file), row, "input"),
+                target=ImageLocation(str(file), row, "target"),
+            )
+            yield record, (_identity(file),)
+
+
+def _references_of(source: str, fetch: Callable, taken: Counter) -> Iterator[Identified]:
+    name, files = _parquet_files(source, fetch)
+    if files is not None:
+        unique = _unique_source(name, None, taken)
+        for file in files:
+            columns = pq.read_schema(file).names
+            column = next((column for column in ("image", "input") if column in columns), None)
+            if column is None:
+                raise ValueError(f"{file} has no column 'image' or 'input' to read references from")
+            for row, rain_type, stem in _parquet_rows(file, column):
+                location = ImageLocation(str(file), row, column)
+                record = Reference(f"{unique}/{stem}", unique, rain_type, f"{name}/{file.name}#{row}", location)
+                yield record, (_identity(file),)
+        return
+    root = Path(os.path.abspath(source))
+    unique = _unique_source(root.name, None, taken)
+    pictures = list(_pictures_below(root))
+    for path, stem in zip(pictures, _unique_stems(root, pictures), strict=True):
+        record = Reference(
+            f"{unique}/{stem}", unique, _reference_type(root, path), _origin(root, path), ImageLocation(str(path))
+        )
+        yield record, (_identity(path),)
+
+
+def _parquet_files(source: str, fetch: Callable) -> tuple[str, list[Path] | None]:
+    """Name of the data set and its Parquet files; no list at all for a plain folder of pictures."""
+    path = Path(os.path.abspath(source))
+    if path.is_file() and path.suffix == ".parquet":
+        return path.stem, [path]
+    fetched = fetch(source)
+    if fetched is not None:
+        return source.rstrip("/").split("/")[-1], sorted(fetched.glob("*.parquet"))
+    if not path.is_dir():
+        raise ValueError(f"{source} is neither a folder nor a Parquet file")
+    files = sorted(path.rglob("*.parquet"))
+    return path.name, files or None
+
+
+def _parquet_rows(file: Path, column: str) -> Iterator[tuple[int, str | None, str]]:
+    """Row number, type and stem of every row, without reading a picture."""
+    with pq.ParquetFile(file) as parquet:
+        schema = parquet.schema_arrow
+        type_column = next((name for name in TYPE_COLUMNS if name in schema.names), None)
+        names = _class_names(schema, type_column)
+        is_struct = pa.types.is_struct(schema.field(column).type)
+        columns = [f"{column}.path"] * is_struct + [type_column] * (type_column is not None)
+        row = 0
+        for batch in parquet.iter_batches(batch_size=4096, columns=columns):
+            types = batch.column(type_column).to_pylist() if type_column else [None] * batch.num_rows
+            pictures = batch.column(column).to_pylist() if is_struct else [None] * batch.num_rows
+            for value, picture in zip(types, pictures, strict=True):
+                rain_type = names[value] if names and isinstance(value, int) and 0 <= value < len(names) else value
+                stem = f"{file.stem}-{row:06d}"
+                if picture and picture["path"]:
+                    stem += "-" + Path(picture["path"]).stem
+                yield row, None if rain_type in (None, -1) else str(rain_type), stem
+                row += 1
+
+
+def _class_names(schema: pa.Schema, column: str | None) -> list[str] | None:
+    """Names of a ClassLabel, which `datasets` keeps in the schema's metadata."""
+    metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    feature = metadata.get("info", {}).get("features", {}).get(column, {})
+    return feature.get("names") if isinstance(feature, dict) else None
+
+
+def _source_and_type(root: Path, folder: Path, taken: Counter) -> tuple[str, str | None]:
+    """`<TYPE>/<name>`: the type is the folder above, where the user's folder holds it or its name is a known type."""
+    above = folder.parent.name
+    known = above in set(RainType)
+    below_root = folder != root and folder.parent != root
+    rain_type = above if known or below_root else None
+    return _unique_source(folder.name, rain_type, taken), rain_type
+
+
+def _unique_source(name: str, rain_type: str | None, taken: Counter) -> str:
+    """Two data sets of one name and type would share pair ids: the second is called `name-2`."""
+    taken[name, rain_type] += 1
+    return name if taken[name, rain_type] == 1 else f"{name}-{taken[name, rain_type]}"
+
+
+def _reference_type(root: Path, path: Path) -> str | None:
+    folders = path.relative_to(root.parent).parts[:-1]
+    known = [name for name in folders if name in set(RainType)]
+    if known:
+        return known[-1]
+    return folders[1] if len(folders) > 1 else None
+
+
+def _pictures_below(folder: Path) -> Iterator[Path]:
+    for parent, subfolders, files in os.walk(folder, followlinks=True):
+        subfolders.sort()
+        for name in sorted(files):
+            if not name.startswith(".") and Path(name).suffix.lower() in EXTENSIONS:
+                yield Path(parent) / name
+
+
+def _stem(root: Path, path: Path) -> str:
+    return path.relative_to(root).with_suffix("").as_posix()
+
+
+def _unique_stems(root: Path, paths: list[Path]) -> list[str]:
+    """The stem of each picture; the whole name where `001.png` and `001.jpg` lie side by side."""
+    count = Counter(_stem(root, path) for path in paths)
+    return [
+        _stem(root, path) if count[_stem(root, path)] == 1 else path.relative_to(root).as_posix() for path in paths
+    ]
+
+
+def _pair_id(source: str, rain_type: str | None, stem: str) -> str:
+    return f"{source}/{rain_type or 'untyped'}/{stem}"
+
+
+def _origin(root: Path, path: Path) -> str:
+    return path.relative_to(root.parent).as_posix()
+
+
+def _identity(path: Path) -> tuple:
+    return _cached_identity(str(path)) if path.suffix == ".parquet" else _stat(str(path))
+
+
+def _stat(path: str) -> tuple:
+    try:
+        status = os.stat(path)
+    except OSError:  # a dangling link: reading it will say so
+        return (path,)
+    return path, status.st_size, status.st_mtime_ns
+
+
+# Hundreds of thousands of rows share a Parquet file; within one listing it does not change.
+_cached_identity = lru_cache(maxsize=64)(_stat)
+
+
+class Fetcher:
+    """Streams what `datasets` can open, but is not Parquet on this disk, into Parquet files of the work folder.
+
+    Random access to a stream is impossible, and every stage looks at the pictures again. A killed fetch goes on where
+    it stopped; the pictures' bytes are kept as they are.
+
+    Args:
+        work_dir (`Path`): the run's work folder.
+        process (`Process`): the main process fetches, the others wait.
+        timeout (`float`): seconds that the others wait for a step forward.
+    """
+
+    def __init__(self, work_dir: Path, process: Process, timeout: float):
+        self.work_dir, self.process, self.timeout = work_dir, process, timeout
+
+    def __call__(self, source: str) -> Path | None:
+        """Folder of Parquet files with the columns `input` (or `image`), `target` and `type`; `None` if a plain folder."""
+        path = Path(source)
+        if path.is_dir():
+            if not _needs_datasets(path):
+                return None
+            identity = [_stat(str(file)) for file in sorted(path.rglob("*")) if file.is_file()]
+            return self._fetch(source, stage_key("fetch", identity), lambda: _open_folder(path))
+        match = HUB_ID.fullmatch(source)
+        if match is None or source.startswith("."):
+            return None
+        commit = _commit_of(match["repo"], match["revision"])
+        key = stage_key("fetch", match["repo"], commit, match["split"])
+        return self._fetch(source, key, lambda: _open_hub(match["repo"], commit, match["split"]))
+
+    def _fetch(self, source: str, key: str, open_rows: Callable[[], Iterable[dict]]) -> Path:
+        folder = self.work_dir / f"fetch-{key}"
+        complete = folder / "complete.done"
+        if self.process.is_main and not complete.exists():
+            logger.info("fetching %s into %s", source, folder)
+            parts = len(list(folder.glob("*.parquet")))
+            rows = islice(iter(open_rows()), parts * FETCHED_ROWS, None)
+            while part := list(islice(rows, FETCHED_ROWS)):
+                with written(folder / f"{parts:06d}.parquet") as temporary:
+                    pq.write_table(pa.Table.from_pylist(part), temporary, row_group_size=64)
+                parts += 1
+            write_json(complete, {"source": source})
+        wait_for(lambda: int(complete.exists()), 1, f"fetches of {source}", self.timeout)
+        return folder
+
+
+def _needs_datasets(folder: Path) -> bool:
+    markers = ("dataset_dict.json", "state.json", "metadata.jsonl", "metadata.csv")
+    return any((folder / marker).is_file() for marker in markers) or any(folder.glob("*.tar"))
+
+
+def _open_folder(folder: Path) -> Iterator[dict]:
+    from datasets import DatasetDict, load_dataset, load_from_disk
+
+    if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
+        data = load_from_disk(str(folder))
+    else:
+        data = load_dataset(str(folder), streaming=True)
+    for split in data.values() if isinstance(data, DatasetDict | dict) else [data]:
+        yield from _rows(split)
+
+
+def _open_hub(repo: str, commit: str, split: str | None) -> Iterator[dict]:
+    from datasets import load_dataset
+
+    data = load_dataset(repo, revision=commit, split=split, streaming=True)
+    for part in [data] if split else data.values():
+        yield from _rows(part)
+
+
+def _rows(data: Any) -> Iterator[dict]:
+    """Rows with the pictures' own bytes and the type's name."""
+    from datasets import Image
+
+    pictures = [name for name in ("input", "target", "image") if name in data.column_names]
+    type_column = next((name for name in TYPE_COLUMNS if name in data.column_names), None)
+    label = data.features[type_column] if type_column and data.features else None
+    for name in pictures:
+        data = data.cast_column(name, Image(decode=False))
+    for row in data:
+        fetched = {name: _embedded(row[name]) for name in pictures}
+        value = row[type_column] if type_column else None
+        fetched["type"] = label.int2str(value) if hasattr(label, "int2str") and isinstance(value, int) else value
+        yield fetched
+
+
+def _embedded(picture: dict | None) -> dict:
+    if picture is None:
+        return {"bytes": None, "path": None}
+    data = picture["bytes"] if picture["bytes"] is not None else Path(picture["path"]).read_bytes()
+    return {"bytes": data, "path": Path(picture["path"]).name if picture["path"] else None}
+
+
+def _commit_of(repo: str, revision: str | None) -> str:
+    """The commit that a Hub id means today: the identity of a data set that is not on this disk.
+
+    Raises:
+        ValueError: there is no such data set, or the Hub cannot be reached.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
+
+    try:
+        return HfApi().dataset_info(repo, revision=revision).sha
+    except (HfHubHTTPError, HTTPError, OfflineModeIsEnabled, OSError) as error:
+        raise ValueError(
+            f"{repo} is no folder or Parquet file here, and no data set of that name can be had from the Hub "
+            f"({type(error).__name__})"
+        ) from error
