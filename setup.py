@@ -36,7 +36,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["modeling_unirain", "modeling_unirain.*"]),
     package_data={
-        "modeling_unirain": ["checkpoints/*/*.json", "checkpoints/*/*.safetensors", "checkpoints/*/*.py", "checkpoints/*/*.md"],
+        "modeling_unirain": ["checkpoints/*/*.json", "checkpoints/*/*.safetensors", "checkpoints/*/*.py", "checkpoints/*/*.md", "niqe_pristine.json"],
         "modeling_unirain.training": ["recipes/*.yaml"],
         "modeling_unirain.distillation": ["prompts/*.txt"],
     },
