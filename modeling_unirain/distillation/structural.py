@@ -17,11 +17,13 @@ this side, whatever their aspect, where large rain and the scene's layout are st
 HASH_BITS = 64
 HASH_BANDS = 4
 MAX_HASH_DISTANCE = 6
-"""Of 103 pictures saved anew (JPEG 30 to 90, WebP 60, half and double size), 97 % kept at least one of the four bands of 16 bits, and none moved further than 7 bits."""
+"""Measured on 94 pictures saved anew seven ways (JPEG 30 to 90, WebP 60, half and double size): 97 % of the copies moved
+at most 3 bits, which leaves one of the four bands untouched; none moved more than 7."""
 
 MAX_RAIN_RATIO = 0.5
-"""Two pictures are one when what separates them is at most half of the rain in either of them (in energy). Measured:
-at most 0.26 for the same picture saved anew (0.85 in one of 721), at least 2 for one scene under two rains."""
+"""Two pictures are one when what separates them is at most half of the rain in either of them (in energy). Measured on
+the same copies: median at most 0.12 for every kind of copy, at most 0.26 but for half-size copies of one set (0.85); at
+least 2 for one scene under two rains (40 scenes of Rain100L and Rain100H)."""
 
 DETAIL_WINDOW = 9
 BUCKET_NEIGHBOURS = 64

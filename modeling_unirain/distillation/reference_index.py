@@ -1,0 +1,241 @@
+"""The reference database: triplets (T_r, f_r, I_r) of all real rainy photographs, searched by caption. Only here is faiss.
+
+On disk, all of it memory-mapped, so that memory stays flat however many references there are:
+
+- `captions.faiss`: the embedded captions in a faiss index (exact, or IVF for many);
+- `text_embeddings.npy`, `image_embeddings.npy`, `thumbnails.npy`: one row per reference;
+- `references.arrow`: id, source, type, place and caption of each.
+
+Rows are sorted by `reference_id`, so "ties by row" means "ties by reference id".
+"""
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pyarrow as pa
+
+from modeling_unirain.distillation.protocols import Triplet
+from modeling_unirain.distillation.reading import read_pixels
+from modeling_unirain.distillation.records import Reference
+from modeling_unirain.distillation.shards import write_json
+from modeling_unirain.distillation.structural import SIDE
+
+
+IVF_THRESHOLD = 200_000
+"""From here on `auto` builds an IVF index. One exact search among this many captions of 512 values reads 0.4 GB."""
+
+TRAINING_VECTORS_PER_LIST = 128
+CHUNK = 8192
+# faiss computes ‖x‖² + ‖y‖² − 2xy in float32; neighbours closer than this fraction of the norms may have been swapped.
+ROUNDING = 1e-5
+
+
+@dataclass(frozen=True)
+class IndexSettings:
+    """How captions are searched.
+
+    Args:
+        kind (`str`): `exact`, `ivf`, or `auto`: exact below `IVF_THRESHOLD` references.
+        lists (`int`, *optional*): IVF cells; `None` gives 4 √n, faiss's own advice.
+        probes (`int`): IVF cells that a query looks into.
+    """
+
+    kind: str = "auto"
+    lists: int | None = None
+    probes: int = 32
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("auto", "exact", "ivf"):
+            raise ValueError(f"the index is 'auto', 'exact' or 'ivf', not '{self.kind}'")
+        if self.probes < 1 or (self.lists is not None and self.lists < 1):
+            raise ValueError("an IVF index needs at least one list and one probe")
+
+
+@dataclass(frozen=True, eq=False)
+class ReferenceChunk:
+    """Some references, described, on their way into the index."""
+
+    references: list[Reference]
+    captions: list[str]
+    text_embeddings: np.ndarray
+    """`float32` (n, d_text)."""
+    image_embeddings: np.ndarray
+    """`float32` (n, d_image)."""
+    thumbnails: np.ndarray
+    """`uint8` (n, SIDE, SIDE)."""
+
+
+class ReferenceIndex:
+    """Opens what `build_reference_index` wrote."""
+
+    def __init__(self, folder: Path):
+        self.text_embeddings = np.load(folder / "text_embeddings.npy", mmap_mode="r")
+        self.image_embeddings = np.load(folder / "image_embeddings.npy", mmap_mode="r")
+        self.thumbnails = np.load(folder / "thumbnails.npy", mmap_mode="r")
+        with pa.memory_map(str(folder / "references.arrow")) as file:
+            self._table = pa.ipc.open_file(file).read_all()
+        self._index = faiss.read_index(str(folder / "captions.faiss"), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_MMAP_IFC)
+        self._pixels = lru_cache(maxsize=64)(read_pixels)
+
+    def __len__(self) -> int:
+        return len(self.text_embeddings)
+
+    def nearest_captions(self, queries: np.ndarray, k: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        """The k references whose embedded captions are nearest in L2.
+
+        faiss proposes, exact distances decide: they are computed again in `float64` among the proposed, and where
+        faiss cannot tell the k-th from the next (attribute captions repeat; so do their embeddings) all within rounding
+        of the k-th are compared. Equal distances are ordered by row.
+
+        Args:
+            queries (`np.ndarray`): `float32` (n, d_text).
+            k (`int`): K1.
+
+        Returns:
+            `list[tuple[np.ndarray, np.ndarray]]`: per query rows and distances, min(k, number of references) long
+            (an IVF index may find fewer).
+        """
+        queries = np.ascontiguousarray(queries, dtype=np.float32)
+        if k >= len(self):
+            return [self._ranked(query, np.arange(len(self)), k) for query in queries]
+        squared, rows = self._index.search(queries, k + 1)
+        return [self._resolved(query, squared[i], rows[i], k) for i, query in enumerate(queries)]
+
+    def _resolved(self, query: np.ndarray, squared: np.ndarray, rows: np.ndarray, k: int) -> tuple:
+        found = rows >= 0
+        squared, rows = squared[found], rows[found]
+        if len(rows) <= k:
+            return self._ranked(query, rows, k)
+        norms = float(np.square(query, dtype=np.float64).sum()) + float(
+            np.square(self.text_embeddings[rows], dtype=np.float64).sum(axis=1).max()
+        )
+        margin = ROUNDING * norms
+        if squared[k] - squared[k - 1] <= 2 * margin:
+            # `range_search` gives what is strictly within the radius.
+            _, _, rows = self._index.range_search(query[None], float(squared[k - 1] + 2 * margin) + 1e-12)
+        else:
+            rows = rows[:k]
+        return self._ranked(query, rows, k)
+
+    def _ranked(self, query: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        difference = np.asarray(self.text_embeddings[rows], dtype=np.float64) - query.astype(np.float64)
+        distances = np.sqrt(np.square(difference).sum(axis=1))
+        best = np.lexsort((rows, distances))[:k]
+        return rows[best], distances[best]
+
+    def reference(self, row: int) -> Reference:
+        return Reference.from_row(self._table.select(REFERENCE_FIELDS).slice(row, 1).to_pylist()[0])
+
+    def references(self) -> Iterator[Reference]:
+        return (self.reference(row) for row in range(len(self)))
+
+    def caption(self, row: int) -> str:
+        return self._table.column("caption")[row].as_py()
+
+    def triplet(self, row: int) -> Triplet:
+        """(T, f, I) of one reference; the last few pictures are kept decoded."""
+        reference = self.reference(row)
+        return Triplet(
+            image_id=reference.reference_id,
+            image=self._pixels(reference.image),
+            caption=self.caption(row),
+            text_embedding=np.array(self.text_embeddings[row]),
+            image_embedding=np.array(self.image_embeddings[row]),
+            rain_type=reference.rain_type,
+        )
+
+
+class Triplets:
+    """All references as an iterable that can be gone through more than once, one picture in memory at a time."""
+
+    def __init__(self, index: ReferenceIndex):
+        self._index = index
+
+    def __iter__(self) -> Iterator[Triplet]:
+        return (self._index.triplet(row) for row in range(len(self._index)))
+
+
+LOCATION = pa.struct([("path", pa.string()), ("row", pa.int64()), ("part", pa.string())])
+REFERENCE_SCHEMA = pa.schema(
+    [
+        ("reference_id", pa.string()),
+        ("source", pa.string()),
+        ("rain_type", pa.string()),
+        ("origin", pa.string()),
+        ("image", LOCATION),
+    ]
+)
+REFERENCE_FIELDS = REFERENCE_SCHEMA.names
+
+
+def build_reference_index(
+    folder: Path, reference_ids: Sequence[str], chunks: Callable[[], Iterator[ReferenceChunk]], settings: IndexSettings
+) -> None:
+    """Write the reference database, complete or not at all.
+
+    Args:
+        folder (`Path`): where it shall lie.
+        reference_ids (`Sequence[str]`): ids of all references in the order of the chunks.
+        chunks (`Callable`): gives the described references, a chunk at a time.
+        settings (`IndexSettings`): the kind of index.
+
+    Raises:
+        ValueError: there are no references.
+    """
+    if not reference_ids:
+        raise ValueError("none of the references could be read: there is nothing to compare with")
+    building = folder.with_name(f".{folder.name}.building")
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir(parents=True)
+    rank = np.empty(len(reference_ids), dtype=np.int64)
+    rank[sorted(range(len(reference_ids)), key=reference_ids.__getitem__)] = np.arange(len(reference_ids))
+
+    arrays: dict[str, np.ndarray] = {}
+    rows: list[dict | None] = [None] * len(reference_ids)
+    start = 0
+    for chunk in chunks():
+        places = rank[start : start + len(chunk.references)]
+        start += len(places)
+        for name in ("text_embeddings", "image_embeddings", "thumbnails"):
+            values = getattr(chunk, name)
+            if name not in arrays:
+                shape = (len(reference_ids), *values.shape[1:])
+                arrays[name] = np.lib.format.open_memmap(building / f"{name}.npy", "w+", values.dtype, shape)
+            arrays[name][places] = values
+        for place, reference, caption in zip(places.tolist(), chunk.references, chunk.captions, strict=True):
+            rows[place] = {**reference.to_row(), "caption": caption}
+    schema = REFERENCE_SCHEMA.append(pa.field("caption", pa.string()))
+    with pa.OSFile(str(building / "references.arrow"), "wb") as file, pa.ipc.new_file(file, schema) as writer:
+        for first in range(0, len(rows), CHUNK):
+            writer.write_table(pa.Table.from_pylist(rows[first : first + CHUNK], schema=schema))
+    assert arrays["thumbnails"].shape[1:] == (SIDE, SIDE)
+    faiss.write_index(_caption_index(arrays["text_embeddings"], settings), str(building / "captions.faiss"))
+    for array in arrays.values():
+        array.flush()
+    write_json(building / "complete.done", {"references": len(reference_ids)})
+    shutil.rmtree(folder, ignore_errors=True)
+    building.rename(folder)
+
+
+def is_built(folder: Path) -> bool:
+    return (folder / "complete.done").exists()
+
+
+def _caption_index(embeddings: np.ndarray, settings: IndexSettings) -> faiss.Index:
+    count, width = embeddings.shape
+    index = faiss.IndexFlatL2(width)
+    if settings.kind == "ivf" or (settings.kind == "auto" and count >= IVF_THRESHOLD):
+        lists = min(settings.lists or round(4 * count**0.5), count)
+        index = faiss.IndexIVFFlat(faiss.IndexFlatL2(width), width, lists)
+        wanted = min(count, TRAINING_VECTORS_PER_LIST * lists)
+        sample = np.sort(np.random.default_rng(0).choice(count, wanted, replace=False))
+        index.train(np.ascontiguousarray(embeddings[sample], dtype=np.float32))
+        index.nprobe = min(settings.probes, lists)
+    for first in range(0, count, CHUNK):
+        index.add(np.ascontiguousarray(embeddings[first : first + CHUNK], dtype=np.float32))
+    return index
