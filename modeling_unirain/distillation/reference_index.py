@@ -9,6 +9,7 @@ On disk, all of it memory-mapped, so that memory stays flat however many referen
 Rows are sorted by `reference_id`, so "ties by row" means "ties by reference id".
 """
 
+import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,13 +24,13 @@ from modeling_unirain.distillation.protocols import Triplet
 from modeling_unirain.distillation.reading import read_pixels
 from modeling_unirain.distillation.records import Reference
 from modeling_unirain.distillation.shards import write_json
-from modeling_unirain.distillation.structural import SIDE
 
 
 IVF_THRESHOLD = 200_000
 """From here on `auto` builds an IVF index. One exact search among this many captions of 512 values reads 0.4 GB."""
 
 TRAINING_VECTORS_PER_LIST = 128
+MIN_VECTORS_PER_LIST = 39  # below this many faiss calls its clustering unreliable
 CHUNK = 8192
 # faiss computes ‖x‖² + ‖y‖² − 2xy in float32; neighbours closer than this fraction of the norms may have been swapped.
 ROUNDING = 1e-5
@@ -67,7 +68,7 @@ class ReferenceChunk:
     image_embeddings: np.ndarray
     """`float32` (n, d_image)."""
     thumbnails: np.ndarray
-    """`uint8` (n, SIDE, SIDE)."""
+    """`uint8` (n, side, side), see `structural.luma_thumbnail`."""
 
 
 class ReferenceIndex:
@@ -79,7 +80,10 @@ class ReferenceIndex:
         self.thumbnails = np.load(folder / "thumbnails.npy", mmap_mode="r")
         with pa.memory_map(str(folder / "references.arrow")) as file:
             self._table = pa.ipc.open_file(file).read_all()
-        self._index = faiss.read_index(str(folder / "captions.faiss"), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_MMAP_IFC)
+        # faiss maps inverted lists and flat codes by two different flags, and each kind rejects the other's.
+        is_ivf = json.loads((folder / "complete.done").read_text(encoding="utf-8"))["kind"] == "ivf"
+        flag = faiss.IO_FLAG_MMAP if is_ivf else faiss.IO_FLAG_MMAP_IFC
+        self._index = faiss.read_index(str(folder / "captions.faiss"), flag)
         self._pixels = lru_cache(maxsize=64)(read_pixels)
 
     def __len__(self) -> int:
@@ -213,11 +217,12 @@ def build_reference_index(
     with pa.OSFile(str(building / "references.arrow"), "wb") as file, pa.ipc.new_file(file, schema) as writer:
         for first in range(0, len(rows), CHUNK):
             writer.write_table(pa.Table.from_pylist(rows[first : first + CHUNK], schema=schema))
-    assert arrays["thumbnails"].shape[1:] == (SIDE, SIDE)
-    faiss.write_index(_caption_index(arrays["text_embeddings"], settings), str(building / "captions.faiss"))
+    is_ivf = settings.kind == "ivf" or (settings.kind == "auto" and len(rows) >= IVF_THRESHOLD)
+    index = _ivf_index(arrays["text_embeddings"], settings) if is_ivf else _exact_index(arrays["text_embeddings"])
+    faiss.write_index(index, str(building / "captions.faiss"))
     for array in arrays.values():
         array.flush()
-    write_json(building / "complete.done", {"references": len(reference_ids)})
+    write_json(building / "complete.done", {"references": len(rows), "kind": "ivf" if is_ivf else "exact"})
     shutil.rmtree(folder, ignore_errors=True)
     building.rename(folder)
 
@@ -226,16 +231,23 @@ def is_built(folder: Path) -> bool:
     return (folder / "complete.done").exists()
 
 
-def _caption_index(embeddings: np.ndarray, settings: IndexSettings) -> faiss.Index:
+def _exact_index(embeddings: np.ndarray) -> faiss.Index:
+    return _filled(faiss.IndexFlatL2(embeddings.shape[1]), embeddings)
+
+
+def _ivf_index(embeddings: np.ndarray, settings: IndexSettings) -> faiss.Index:
     count, width = embeddings.shape
-    index = faiss.IndexFlatL2(width)
-    if settings.kind == "ivf" or (settings.kind == "auto" and count >= IVF_THRESHOLD):
-        lists = min(settings.lists or round(4 * count**0.5), count)
-        index = faiss.IndexIVFFlat(faiss.IndexFlatL2(width), width, lists)
-        wanted = min(count, TRAINING_VECTORS_PER_LIST * lists)
-        sample = np.sort(np.random.default_rng(0).choice(count, wanted, replace=False))
-        index.train(np.ascontiguousarray(embeddings[sample], dtype=np.float32))
-        index.nprobe = min(settings.probes, lists)
-    for first in range(0, count, CHUNK):
+    lists = settings.lists or round(4 * count**0.5)
+    lists = max(1, min(lists, count // MIN_VECTORS_PER_LIST))
+    index = faiss.IndexIVFFlat(faiss.IndexFlatL2(width), width, lists)
+    wanted = min(count, TRAINING_VECTORS_PER_LIST * lists)
+    sample = np.sort(np.random.default_rng(0).choice(count, wanted, replace=False))
+    index.train(np.ascontiguousarray(embeddings[sample], dtype=np.float32))
+    index.nprobe = min(settings.probes, lists)
+    return _filled(index, embeddings)
+
+
+def _filled(index: faiss.Index, embeddings: np.ndarray) -> faiss.Index:
+    for first in range(0, len(embeddings), CHUNK):
         index.add(np.ascontiguousarray(embeddings[first : first + CHUNK], dtype=np.float32))
     return index
