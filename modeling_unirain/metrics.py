@@ -5,12 +5,13 @@ image and agree with scikit-image. Papers measure 8-bit pictures: whoever compar
 (`quantize`).
 """
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
-__all__ = ["psnr", "quantize", "rgb_to_y", "ssim"]
+__all__ = ["compare_pictures", "psnr", "quantize", "rgb_to_y", "ssim"]
 
 # MATLAB's rgb2ycbcr (BT.601, limited range), which deraining papers use for their Y figures: 16 + 65.481 R + ...
 Y_WEIGHTS = (65.481 / 255, 128.553 / 255, 24.966 / 255)
@@ -88,6 +89,12 @@ def ssim(prediction: Tensor, target: Tensor) -> Tensor:
         for channel in range(prediction.shape[1])
     ]
     return torch.stack(values).unflatten(0, prediction.shape[:2]).mean(dim=1)
+
+
+def compare_pictures(prediction: np.ndarray, target: np.ndarray) -> tuple[float, float]:
+    """PSNR in dB and SSIM in RGB of two 8-bit pictures, (height, width, 3) uint8."""
+    images = [torch.tensor(picture).permute(2, 0, 1)[None] / 255 for picture in (prediction, target)]
+    return psnr(*images).item(), ssim(*images).item()
 
 
 def _plane_ssim(prediction: Tensor, target: Tensor) -> Tensor:
