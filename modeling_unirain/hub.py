@@ -1,0 +1,145 @@
+"""Export of a trained network as a folder that is ready for the Hub: weights, code, processor and card."""
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard, ModelCardData
+
+from .modeling_unirain import UniRainForImageDeraining
+
+
+CARD = """---
+{header}
+---
+
+# {title}
+
+Removes rain from photographs: streaks or raindrops, by day or by night. UniRain (CVPR 2026,
+[arXiv 2603.03967](https://arxiv.org/abs/2603.03967)), an independent implementation; the architecture is
+`{model}` with {parameters:.1f} M parameters.
+
+## Use
+
+```python
+from transformers import AutoModelForImageToImage, pipeline
+
+model = AutoModelForImageToImage.from_pretrained("REPOSITORY", trust_remote_code=True)
+derain = pipeline("image-to-image", model="REPOSITORY", trust_remote_code=True)
+clean = derain("rainy.jpg")
+```
+
+Input and output are RGB in [0, 1]; height and width must be multiples of {size_divisor}, which the image processor sees to.
+
+## Results
+
+The run's own validation pictures at step {step} of {max_steps}, RGB, on 8-bit values. Where the sources below render
+their rain, these pictures do as well: figures on public test sets come from `unirain evaluate`.
+
+{results}
+
+## Training data
+
+{data}
+
+The licence of these weights is given above; whether the data allows more or less is for whoever trains to clear.
+
+## Settings
+
+The averaged weights (EMA) of the best validation round are exported.
+
+```json
+{settings}
+```
+
+## Limits
+
+Trained on the data above: rain that looks unlike it may stay or leave traces, and detail that looks like rain may go.
+Night photographs gain most where lights are not clipped. It does not restore what a drop hides entirely.
+
+## Citation
+
+UniRain, CVPR 2026, arXiv 2603.03967.
+"""
+
+
+def export_checkpoint(
+    model_folder: str | Path, folder: str | Path, settings: dict[str, Any], results: dict[str, Any]
+) -> Path:
+    """Write what the Hub needs; a folder that is there already is replaced once the new one is complete.
+
+    Args:
+        model_folder (`str` or `Path`): weights and config, from `save_pretrained`.
+        folder (`str` or `Path`): where the export goes.
+        settings (`dict`): the run's arguments, as `training.arguments.Arguments.as_dict` gives them.
+        results (`dict`): of the validation round of these weights, as `ValidationResult.as_dict` gives them.
+
+    Returns:
+        `Path`: the folder.
+    """
+    folder = Path(folder)
+    temporary = folder.with_name(f"{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    model = UniRainForImageDeraining.from_pretrained(model_folder)
+    model.save_pretrained(temporary)
+    if importlib.util.find_spec("modeling_unirain.image_processing_unirain"):  # TODO once it is there
+        build_processor(model.config.size_divisor).save_pretrained(temporary)
+    model_card(model, folder.parent.name, settings, results).save(temporary / "README.md")
+    for file in temporary.iterdir():
+        file.chmod(0o644)  # safetensors writes 0600, which others who share the folder cannot read
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
+    return folder
+
+
+def build_processor(size_divisor: int):
+    from .image_processing_unirain import UniRainImageProcessor
+
+    return UniRainImageProcessor(size_divisor=size_divisor)
+
+
+def model_card(
+    model: UniRainForImageDeraining, title: str, settings: dict[str, Any], results: dict[str, Any]
+) -> ModelCard:
+    """The card of an export; see `export_checkpoint`."""
+    header = ModelCardData(
+        license=settings["license"],
+        library_name="transformers",
+        pipeline_tag="image-to-image",
+        tags=["deraining", "image-restoration", "mixture-of-experts", "unirain"],
+    )
+    return ModelCard(
+        CARD.format(
+            header=header.to_yaml(),
+            title=title,
+            model=settings["model"],
+            parameters=model.num_parameters() / 1e6,
+            size_divisor=model.config.size_divisor,
+            step=results["step"],
+            max_steps=settings["max_steps"],
+            results=results_table(results),
+            data=data_list(settings["data"]),
+            settings=json.dumps(settings, indent=2, default=str),
+        )
+    )
+
+
+def results_table(results: dict[str, Any]) -> str:
+    """Markdown, a line a type."""
+    lines = ["| type | images | input PSNR (dB) / SSIM | output PSNR (dB) / SSIM |", "| --- | --- | --- | --- |"]
+    for name, r in results["per_type"].items():
+        before, after = (f"{r[f'{prefix}psnr']:.2f} / {r[f'{prefix}ssim']:.4f}" for prefix in ("input_", ""))
+        lines.append(f"| {name} | {r['images']} | {before} | {after} |")
+    return "\n".join(lines)
+
+
+def data_list(data: dict[str, Any]) -> str:
+    """The recipe's sources, a line each; paths are cut to their last part, which is what names a data set."""
+    lines = []
+    for source in data["sources"]:
+        places = [source.get("root"), source.get("path"), *source.get("day", []), *source.get("night", [])]
+        names = ", ".join(Path(str(place)).name for place in places if place is not None)
+        lines.append(f"- {source['kind']}: {names}, weight {source.get('weight', 1.0)}")
+    return "\n".join(lines)

@@ -1,0 +1,560 @@
+"""The training loop, on Accelerate: CPU, one GPU or several processes.
+
+Unusual here:
+
+- A run is a function of its arguments and the step. Every sample follows from (seed, epoch, index), the routers' noise
+  from (seed, step, process), so a run that was killed and resumed gives the same losses bit for bit. The loader is
+  therefore our own: samples are numbered through all epochs and each process takes its part of every batch, with
+  workers that live as long as the phase.
+- Processes agree once a step on whether to stop, save or give up: a signal or a clock strikes one of them only.
+- What is validated, kept as best and exported is the moving average of the weights.
+"""
+
+import logging
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import gather_object, send_to_device, set_seed
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+from transformers import get_cosine_with_min_lr_schedule_with_warmup
+
+from modeling_unirain.configuration_unirain import UniRainConfig
+from modeling_unirain.modeling_unirain import UniRainForImageDeraining, load_balancing_loss
+
+from .arguments import Arguments, ModelArguments, TrainingArguments
+from .averaging import averaged_copy
+from .checkpoints import Checkpoints, write_json
+from .data import DataError, RainDataset
+from .objective import MultiObjectiveReweighting
+from .run_log import RunLog, check_trackers
+from .validation import validate
+
+
+logger = logging.getLogger(__name__)
+
+AVERAGE_FOLDER = "ema"
+"""The averaged weights inside a checkpoint: a model folder, usable as it is while the run goes on."""
+
+
+class NonFiniteError(ValueError):
+    """A loss or gradient is NaN or infinite."""
+
+
+@dataclass
+class Progress:
+    """Where a run is; saved in every checkpoint."""
+
+    step: int = 0
+    """Optimizer steps done."""
+    samples: int = 0
+    """Training samples used, by all processes together; the next one follows from it."""
+    validated_step: int = -1
+    """Step of the last validation round."""
+    best_psnr: float = float("-inf")
+    seconds: float = 0.0
+    """Time spent training, over all parts of the run."""
+    num_processes: int = 1
+    window: list[dict[str, float]] = field(default_factory=list)
+    """Every step since the last line of the log."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+
+
+@dataclass
+class Outcome:
+    """How a run ended."""
+
+    status: str
+    """`finished`, `out of time` or `interrupted`."""
+    step: int
+    seconds: float
+    checkpoint: Path
+    """The last checkpoint."""
+    results: dict[str, Any] | None
+    """Figures of the best checkpoint; `None` when the run was interrupted before any."""
+    model_folder: Path | None
+    """Averaged weights of the best checkpoint."""
+
+
+def build_accelerator(arguments: TrainingArguments) -> Accelerator:
+    """Device, processes, precision and trackers; what the package logs is shown by the main process only.
+
+    Raises:
+        ValueError: a tracker's package is missing.
+    """
+    check_trackers(arguments.report_to)
+    accelerator = Accelerator(
+        cpu=arguments.cpu,
+        mixed_precision=arguments.mixed_precision,
+        log_with=arguments.report_to or None,
+        project_dir=arguments.output_dir,
+        # An expert that no image of the batch chose has no gradient.
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
+    if not accelerator.is_main_process:
+        logging.getLogger("modeling_unirain").setLevel(logging.ERROR)
+    return accelerator
+
+
+def build_model(arguments: ModelArguments, overrides: dict[str, Any], seed: int) -> UniRainForImageDeraining:
+    """A new network, or one with the weights of `init_from`.
+
+    Raises:
+        ValueError: unknown size or override, or weights of another config.
+    """
+    set_seed(seed)
+    unknown = sorted(set(overrides) - set(UniRainConfig().to_dict()))
+    if unknown:
+        raise ValueError(f"`model_overrides` has the unknown field '{unknown[0]}'.")
+    config = UniRainConfig.from_name(arguments.model, **overrides)
+    if arguments.init_from is None:
+        model = UniRainForImageDeraining(config)
+        # Not in the paper: the last layer starts at zero, so that the untrained network returns its input.
+        nn.init.zeros_(model.output_projection.weight)
+        nn.init.zeros_(model.output_projection.bias)
+        return model
+    check_same_config(config, UniRainConfig.from_pretrained(arguments.init_from), f"--init_from {arguments.init_from}")
+    return UniRainForImageDeraining.from_pretrained(arguments.init_from, dtype=torch.float32)
+
+
+def check_same_config(config: UniRainConfig, other: UniRainConfig, name: str) -> None:
+    """Raises `ValueError`, naming the first field, if the configs build different networks."""
+    ours, theirs = _architecture(config), _architecture(other)
+    different = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
+    if different:
+        key = different[0]
+        raise ValueError(f"{name} has another config: `{key}` is {theirs.get(key)} there and {ours.get(key)} here.")
+
+
+def _architecture(config: UniRainConfig) -> dict[str, Any]:
+    fields = {key for key in UniRainConfig().to_dict() if key not in ("transformers_version", "dtype", "auto_map")}
+    values = {key: value for key, value in config.to_dict().items() if key in fields}
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+
+
+class Trainer:
+    """Trains a network; `train` is the whole of it.
+
+    Args:
+        arguments ([`Arguments`]): the run.
+        accelerator (`Accelerator`): from `build_accelerator`.
+        model ([`UniRainForImageDeraining`]): from `build_model`.
+        training_set ([`RainDataset`]): its patch size is set phase by phase.
+        validation_set (sequence of samples): see `validate`.
+    """
+
+    def __init__(
+        self,
+        arguments: Arguments,
+        accelerator: Accelerator,
+        model: UniRainForImageDeraining,
+        training_set: RainDataset,
+        validation_set: Sequence[dict[str, Any]],
+    ):
+        self.arguments = arguments
+        self.options = options = arguments.training
+        self.accelerator = accelerator
+        self.training_set, self.validation_set = training_set, validation_set
+        self.started = self.last_save = time.monotonic()
+        self._check_phases(model.config.size_divisor)
+
+        if options.channels_last:
+            model.to(memory_format=torch.channels_last)
+        self.average = averaged_copy(model, options.ema_decay).to(accelerator.device)
+        optimizer = build_optimizer(model, options)
+        self.scheduler = get_cosine_with_min_lr_schedule_with_warmup(
+            optimizer, options.warmup_steps, options.max_steps, min_lr=options.min_learning_rate
+        )
+        self.model, self.optimizer = accelerator.prepare(model.train(), optimizer)
+        self.objective = MultiObjectiveReweighting(training_set.types, **arguments.objective.as_options())
+        self.progress = Progress(num_processes=accelerator.num_processes)
+        # The scheduler is not `prepare`d: Accelerate would advance it once a process, and a step is a step here.
+        accelerator.register_for_checkpointing(self.progress, self.objective, self.scheduler)
+        self.checkpoints = Checkpoints(options.output_dir, options.save_total_limit)
+        self.log = RunLog(accelerator, options.output_dir, arguments.as_dict())
+        self.saved_step = -1
+        self.best_results: dict[str, Any] | None = None
+
+    def train(self) -> Outcome:
+        """Train until `max_steps`, `max_minutes` or a signal; every way out but an error leaves a complete checkpoint.
+
+        Raises:
+            NonFiniteError: a loss or gradient is not finite; the last checkpoint is left as it was.
+            ValueError: what was asked for cannot be; raised before any step.
+        """
+        self._start()
+        status = "finished"
+        with logging_redirect_tqdm(), catch_signals(self.accelerator.num_processes) as received, self._bar() as bar:
+            if self._validate_if_due():
+                self._save()
+            for batches, waited in self._batches():
+                orders = self._step(batches, waited, bool(received), bar)
+                if orders.stop or orders.time_up:
+                    status = "interrupted" if orders.stop else "out of time"
+                    break
+                improved = self._validate_if_due()
+                if improved or orders.save or self.progress.step % self.options.save_steps == 0:
+                    self._save()
+            self._save()
+        logger.info(f"{status.capitalize()} at step {self.progress.step} of {self.options.max_steps}.")
+        outcome = self._outcome(status)
+        self.log.finish()
+        return outcome
+
+    # Preparation
+
+    def _check_phases(self, size_divisor: int) -> None:
+        for phase in self.arguments.phases:
+            if phase.batch_size % self.accelerator.num_processes:
+                raise ValueError(
+                    f"A batch of {phase.batch_size} images cannot be split evenly over {self.accelerator.num_processes} "
+                    "processes: choose a multiple as --batch_size."
+                )
+            if phase.patch_size % size_divisor:
+                raise ValueError(
+                    f"A patch size of {phase.patch_size} is no multiple of {size_divisor}, which the model "
+                    f"{self.arguments.model.model} needs."
+                )
+
+    def _start(self) -> None:
+        checkpoint = None
+        if self.options.resume_from is not None:
+            checkpoint = self.checkpoints.find(self.options.resume_from)
+        elif self.checkpoints.list():
+            raise ValueError(
+                f"{self.options.output_dir} already holds checkpoints: go on with --resume_from last, or choose another "
+                "--output_dir."
+            )
+        if checkpoint is not None:
+            self._restore(checkpoint)
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            self.options.output_dir.mkdir(parents=True, exist_ok=True)
+            self.checkpoints.remove_leftovers()
+            write_json(self.options.output_dir / "arguments.json", self.arguments.as_dict())
+        self.log.start(self.progress.step)
+
+    def _restore(self, checkpoint: Path) -> None:
+        folder = checkpoint / AVERAGE_FOLDER
+        if not (folder / "config.json").is_file():
+            raise ValueError(
+                f"{checkpoint} is not a checkpoint of a training run: it has no {AVERAGE_FOLDER}/config.json."
+            )
+        config = self.accelerator.unwrap_model(self.model).config
+        check_same_config(config, UniRainConfig.from_pretrained(folder), f"The checkpoint {checkpoint}")
+        self.accelerator.load_state(str(checkpoint))
+        self.average.module.load_state_dict(load_file(folder / "model.safetensors"))
+        self.average.n_averaged.fill_(self.progress.step)
+        if self.progress.num_processes != self.accelerator.num_processes:
+            logger.warning(
+                f"The checkpoint is of {self.progress.num_processes} processes, this run has "
+                f"{self.accelerator.num_processes}: it goes on, but not bit for bit."
+            )
+            self.progress.num_processes = self.accelerator.num_processes
+        self.saved_step = self.progress.step
+        logger.info(f"Resuming from {checkpoint} at step {self.progress.step}.")
+
+    # Data
+
+    def _batches(self) -> Iterator[tuple[list[dict[str, Any]], float]]:
+        """The batches of each optimizer step, and the seconds spent waiting for them."""
+        while self.progress.step < self.options.max_steps:
+            phase = self.arguments.phase_at(self.progress.step)
+            end = min(phase.until_step, self.options.max_steps)
+            self.training_set.config = replace(self.training_set.config, patch_size=phase.patch_size)
+            stream = iter(self._loader(phase.batch_size))
+            while self.progress.step < end:
+                begun = time.perf_counter()
+                try:
+                    batches = [next(stream) for _ in range(self.options.gradient_accumulation_steps)]
+                except DataError as error:  # from a worker, whose traceback is in the message
+                    raise DataError(str(error).strip().rsplit("DataError: ", 1)[-1]) from None
+                batches = send_to_device(batches, self.accelerator.device, non_blocking=True)
+                yield batches, time.perf_counter() - begun
+                self.progress.samples += phase.batch_size * len(batches)
+
+    def _loader(self, batch_size: int) -> DataLoader:
+        accelerator, workers = self.accelerator, self.options.num_workers
+        return DataLoader(
+            NumberedSamples(self.training_set),
+            batch_sampler=BatchNumbers(
+                self.progress.samples, batch_size, accelerator.process_index, accelerator.num_processes
+            ),
+            num_workers=workers,
+            worker_init_fn=_leave_signals_to_the_main_process,
+            pin_memory=accelerator.device.type == "cuda",
+        )
+
+    # One step
+
+    def _step(self, batches: list[dict[str, Any]], waited: float, signalled: bool, bar: tqdm) -> "Orders":
+        begun = time.perf_counter()
+        progress, options, accelerator = self.progress, self.options, self.accelerator
+        # The routers' noise follows from the step alone: no generator's state has to survive a resume.
+        torch.manual_seed(_seed_of(options.seed, progress.step, accelerator.process_index))
+        measured = []
+        for index, batch in enumerate(batches):
+            with nullcontext() if index == len(batches) - 1 else accelerator.no_sync(self.model):
+                loss, figures = self._loss(batch)
+                accelerator.backward(loss / len(batches))
+            measured.append(figures)
+        norm = accelerator.clip_grad_norm_(self.model.parameters(), options.max_grad_norm or float("inf"))
+        # The only time a step that the device is waited for.
+        *figures, norm = torch.cat([torch.stack(measured).nanmean(0), norm.detach().reshape(1)]).tolist()
+        finite = np.isfinite(norm) and np.isfinite(figures[0])
+
+        orders = self._agree(
+            Orders(
+                stop=signalled,
+                time_up=_minutes_since(self.started) >= (options.max_minutes or float("inf")),
+                save=_minutes_since(self.last_save) >= (options.save_minutes or float("inf")),
+                fail=not finite,
+            )
+        )
+        if orders.fail:
+            self._fail(batches, finite)
+        learning_rate = self.scheduler.get_last_lr()[0]
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.scheduler.step()
+        self.average.update_parameters(accelerator.unwrap_model(self.model))
+        progress.step += 1
+
+        seconds = time.perf_counter() - begun + waited
+        progress.seconds += seconds
+        names = ["loss", *(f"loss/{name}" for name in self.objective.types)]
+        named = dict(zip(names, figures, strict=True))
+        row = {**named, "grad_norm": norm, "seconds": seconds, "waited": waited, "learning_rate": learning_rate}
+        progress.window.append(row)
+        self._show(bar, row)
+        if progress.step % options.logging_steps == 0 or progress.step == options.max_steps:
+            self.log.training(progress.step, summary(progress.window))
+            progress.window.clear()
+        return orders
+
+    def _loss(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """The loss to descend, and for the log, detached: the objective's value and the mean loss of every type."""
+        rainy, clean = batch["pixel_values"], batch["labels"]
+        if self.options.channels_last:
+            rainy = rainy.contiguous(memory_format=torch.channels_last)
+        coefficient = self.options.router_balance_coef
+        output = self.model(rainy, output_routes=coefficient > 0)
+        per_sample = (output.reconstruction.float() - clean).abs().mean(dim=(1, 2, 3))
+        weighted = self.objective(per_sample, batch["rain_type"])
+        loss = weighted.loss
+        if coefficient > 0:
+            loss = loss + coefficient * load_balancing_loss(output)
+        return loss, torch.cat([weighted.loss.detach().reshape(1), weighted.type_losses])
+
+    def _agree(self, orders: "Orders") -> "Orders":
+        """What any process wants, all of them do."""
+        if self.accelerator.num_processes == 1:
+            return orders
+        votes = torch.tensor([float(vote) for vote in vars(orders).values()], device=self.accelerator.device)
+        return Orders(*(vote > 0 for vote in self.accelerator.reduce(votes, "sum").tolist()))
+
+    def _fail(self, batches: list[dict[str, Any]], finite: bool) -> None:
+        names = [] if finite else [name for batch in batches for name in batch["name"]]
+        if self.accelerator.num_processes > 1:
+            names = gather_object(names)
+        kept = self.checkpoints.list()
+        advice = f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
+        raise NonFiniteError(
+            f"The loss or its gradient is not finite at step {self.progress.step}; {advice}. The samples of the batch: "
+            f"{', '.join(names)}."
+        )
+
+    # What a run shows and leaves
+
+    def _bar(self) -> tqdm:
+        interactive = sys.stderr.isatty()
+        return tqdm(
+            total=self.options.max_steps,
+            initial=self.progress.step,
+            desc="training",
+            unit="step",
+            dynamic_ncols=interactive,
+            mininterval=0.5 if interactive else 30,
+            disable=not self.accelerator.is_main_process,
+        )
+
+    def _show(self, bar: tqdm, row: dict[str, float]) -> None:
+        bar.set_postfix_str(
+            f"loss {row['loss']:.4f}, lr {row['learning_rate']:.1e}, waiting {row['waited'] / row['seconds']:.0%}",
+            refresh=False,
+        )
+        bar.update()
+
+    def _validate_if_due(self) -> bool:
+        """Run a validation round where one is due; whether it was the best so far."""
+        step, options = self.progress.step, self.options
+        scheduled = step % options.validation_steps == 0 or step == options.max_steps
+        if not scheduled or self.progress.validated_step == step:
+            return False
+        result = validate(self.accelerator, self.average.module, self.validation_set, self.objective.types, step)
+        report = self.objective.update(result.losses())
+        self.progress.validated_step = step
+        self.log.validation(step, {**result.as_dict(), "objective": vars(report)}, result.scalars() | report.scalars())
+        self.log.pictures(step, result.sheet)
+        logger.info(f"Step {step}: validation PSNR {result.psnr:.2f} dB\n{result.table()}")
+        improved = result.psnr > self.progress.best_psnr
+        if improved:
+            self.progress.best_psnr = result.psnr
+            self.best_results = result.as_dict()
+        return improved
+
+    def _save(self) -> None:
+        """Write a checkpoint of this step, unless there is one: all of it, or nothing."""
+        step = self.progress.step
+        if step == self.saved_step:
+            return
+        main = self.accelerator.is_main_process
+        if main:
+            self.checkpoints.prepare(step)
+        self.accelerator.wait_for_everyone()
+        folder = self.checkpoints.temporary(step)
+        self.accelerator.save_state(str(folder))
+        if main:
+            self.average.module.save_pretrained(folder / AVERAGE_FOLDER)
+        self.accelerator.wait_for_everyone()
+        if main:
+            self.checkpoints.commit(step)
+            if self.best_results is not None:
+                self.checkpoints.mark_best(step, self.best_results)
+            self.checkpoints.rotate()
+        self.best_results = None
+        self.saved_step = step
+        self.last_save = time.monotonic()
+
+    def _outcome(self, status: str) -> Outcome:
+        progress, last = self.progress, self.checkpoints.path(self.progress.step)
+        self.accelerator.wait_for_everyone()
+        best = self.checkpoints.best()
+        if best is not None:
+            results, folder = best, self.checkpoints.output_dir / best["checkpoint"] / AVERAGE_FOLDER
+        elif status == "interrupted":
+            results, folder = None, None
+        else:
+            result = validate(
+                self.accelerator, self.average.module, self.validation_set, self.objective.types, progress.step
+            )
+            results, folder = result.as_dict(), last / AVERAGE_FOLDER
+        return Outcome(status, progress.step, progress.seconds, last, results, folder)
+
+
+@dataclass
+class Orders:
+    """What one process wants all of them to do after this step."""
+
+    stop: bool
+    time_up: bool
+    save: bool
+    fail: bool
+
+
+class NumberedSamples(Dataset):
+    """A training set whose samples are numbered through all epochs, so that no worker has to be told of a new epoch."""
+
+    def __init__(self, samples: RainDataset):
+        self.samples = samples
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        epoch, index = divmod(number, len(self.samples))
+        self.samples.set_epoch(epoch)
+        return self.samples[index]
+
+
+class BatchNumbers:
+    """The numbers of one process's part of every batch from `start` on, without end."""
+
+    def __init__(self, start: int, batch_size: int, process_index: int, num_processes: int):
+        self.start, self.batch_size = start, batch_size
+        self.share = batch_size // num_processes
+        self.offset = process_index * self.share
+
+    def __iter__(self) -> Iterator[list[int]]:
+        first = self.start + self.offset
+        while True:
+            yield list(range(first, first + self.share))
+            first += self.batch_size
+
+
+def build_optimizer(model: nn.Module, options: TrainingArguments) -> torch.optim.AdamW:
+    """AdamW; biases, norms and scales (vectors) are not decayed."""
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    vectors = [p for p in model.parameters() if p.ndim <= 1]
+    return torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": options.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
+        lr=options.learning_rate,
+        betas=(options.adam_beta1, options.adam_beta2),
+        fused=True,
+    )
+
+
+def summary(window: list[dict[str, float]]) -> dict[str, float]:
+    """Means over the steps since the last line of the log; a type that was in no batch is left out."""
+    seconds = sum(row["seconds"] for row in window)
+    means = {}
+    for name in window[0]:
+        values = [row[name] for row in window if np.isfinite(row[name])]
+        if values and name not in ("seconds", "waited", "learning_rate"):
+            means[name] = sum(values) / len(values)
+    return {
+        **means,
+        "learning_rate": window[-1]["learning_rate"],
+        "steps_per_second": len(window) / seconds,
+        "waiting_share": sum(row["waited"] for row in window) / seconds,
+    }
+
+
+@contextmanager
+def catch_signals(num_processes: int) -> Iterator[list[int]]:
+    """Collects SIGTERM and SIGINT instead of dying of them; the loop looks after every step.
+
+    A second Ctrl-C interrupts at once, but not under a launcher, which forwards the first one again.
+    """
+    received: list[int] = []
+
+    def note(number: int, frame) -> None:
+        if number == signal.SIGINT and received and num_processes == 1:
+            raise KeyboardInterrupt
+        if not received:
+            logger.info(f"{signal.Signals(number).name} received: finishing the step, saving, then exiting.")
+        received.append(number)
+
+    previous = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _leave_signals_to_the_main_process(worker: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the loop decides
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _seed_of(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+
+
+def _minutes_since(moment: float) -> float:
+    return (time.monotonic() - moment) / 60

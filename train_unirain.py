@@ -1,0 +1,44 @@
+"""Train UniRain: `python train_unirain.py --recipe smoke`, `python train_unirain.py --help`.
+
+Several processes: `torchrun --standalone --nproc_per_node 2 train_unirain.py --recipe paper`, or `accelerate launch`.
+On a CPU set `OMP_WAIT_POLICY=PASSIVE`: torch's threads otherwise take turns with the workers that load the data.
+"""
+
+import logging
+import sys
+
+from transformers.utils.logging import disable_progress_bar
+
+from modeling_unirain.hub import export_checkpoint
+from modeling_unirain.training.arguments import Arguments, parse_arguments
+from modeling_unirain.training.data import DataConfig, RainDataset, ValidationConfig, ValidationSet
+from modeling_unirain.training.loop import Outcome, Trainer, build_accelerator, build_model
+
+
+def main(arguments: Arguments) -> Outcome:
+    """Build, train, export; the export is in `<output_dir>/export`, and left out when a signal interrupts the run."""
+    seed = arguments.training.seed
+    accelerator = build_accelerator(arguments.training)
+    model = build_model(arguments.model, arguments.model_overrides, seed)
+    training_set = RainDataset(DataConfig.from_dict(arguments.data), seed)
+    validation = {"size_divisor": model.config.size_divisor, **arguments.validation}
+    validation_set = ValidationSet(ValidationConfig.from_dict(validation), training_set.types)
+
+    outcome = Trainer(arguments, accelerator, model, training_set, validation_set).train()
+
+    if outcome.model_folder is not None and accelerator.is_main_process:
+        export_checkpoint(
+            outcome.model_folder, arguments.training.output_dir / "export", arguments.as_dict(), outcome.results
+        )
+    return outcome
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    for library in ("accelerate", "transformers"):
+        logging.getLogger(library).setLevel(logging.WARNING)
+    disable_progress_bar()
+    try:
+        main(parse_arguments(sys.argv[1:]))
+    except (ValueError, OSError) as error:
+        sys.exit(f"train_unirain.py: {error}")
