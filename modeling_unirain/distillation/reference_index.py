@@ -75,6 +75,7 @@ class ReferenceIndex:
     """Opens what `build_reference_index` wrote."""
 
     def __init__(self, folder: Path):
+        self.key = folder.name
         self.text_embeddings = np.load(folder / "text_embeddings.npy", mmap_mode="r")
         self.image_embeddings = np.load(folder / "image_embeddings.npy", mmap_mode="r")
         self.thumbnails = np.load(folder / "thumbnails.npy", mmap_mode="r")
@@ -202,7 +203,7 @@ def build_reference_index(
     arrays: dict[str, np.ndarray] = {}
     rows: list[dict | None] = [None] * len(reference_ids)
     start = 0
-    for chunk in chunks():
+    for chunk in filter(lambda chunk: chunk.references, chunks()):
         places = rank[start : start + len(chunk.references)]
         start += len(places)
         for name in ("text_embeddings", "image_embeddings", "thumbnails"):

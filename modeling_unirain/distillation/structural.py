@@ -71,8 +71,8 @@ def is_same_picture(a: np.ndarray, b: np.ndarray, energy_a: float, energy_b: flo
     return rain_energy(a, b) <= MAX_RAIN_RATIO * min(energy_a, energy_b)
 
 
-def similar_hashes(hashes: np.ndarray, order: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Index pairs (i, j) whose hashes may belong to one picture; a pair may come more than once.
+def similar_hashes(hashes: np.ndarray, order: np.ndarray) -> Iterator[np.ndarray]:
+    """Index pairs, (m, 2) at a time, whose hashes may belong to one picture; a pair may come more than once.
 
     Equal bands bring two hashes together. In a bucket that is fuller than `BUCKET_NEIGHBOURS` (a fixed camera fills one
     with thousands of frames) a picture is compared with that many neighbours in `order` only, which keeps the work
@@ -93,7 +93,8 @@ def similar_hashes(hashes: np.ndarray, order: np.ndarray) -> Iterator[tuple[int,
                 break
             first, second = first[together], second[together]
             near = np.bitwise_count(hashes[first] ^ hashes[second]) <= MAX_HASH_DISTANCE
-            yield from zip(first[near].tolist(), second[near].tolist(), strict=True)
+            if near.any():
+                yield np.stack([first[near], second[near]], axis=1)
 
 
 def thumbnail_jpeg(image: np.ndarray, height: int) -> bytes:

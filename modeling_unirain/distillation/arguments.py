@@ -1,0 +1,185 @@
+"""Options of `distill_dataset.py`: flags, or a YAML recipe with the same names; flags override the recipe."""
+
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+from transformers import HfArgumentParser
+
+from modeling_unirain.distillation.reference_index import IndexSettings
+from modeling_unirain.distillation.retrieval import RetrievalSettings
+
+
+PRESETS = ("paper", "local")
+
+
+@dataclass
+class DistillationArguments:
+    """What is distilled, how it is retrieved and voted on, and where it goes."""
+
+    candidates: list[str] = field(
+        metadata={
+            "help": "Data sets of pairs: folders with TYPE/NAME/{input,target} or TYPE/NAME/pair, Parquet files, folders of "
+            "`datasets`, Hub ids (ORG/NAME, ORG/NAME@revision, ORG/NAME:split)."
+        }
+    )
+    references: list[str] = field(
+        metadata={"help": "Real rainy photographs without clean twins: folders of any depth, Parquet files, Hub ids."}
+    )
+    work_dir: str = field(metadata={"help": "Intermediate tables. Keep it: a killed run goes on from here."})
+    output_dir: str = field(metadata={"help": "The distilled corpus, its card and the report."})
+    push_to_hub: str | None = field(default=None, metadata={"help": "Publish the corpus as ORG/NAME when it is done."})
+    private: bool = field(
+        default=True, metadata={"help": "Visibility of the published corpus; --private false to share it."}
+    )
+    license: str = field(
+        default="other",
+        metadata={
+            "help": "Licence of the published corpus: the strictest of its sources, as an identifier of the Hub."
+        },
+    )
+    k1: int = field(default=100, metadata={"help": "References kept by the distance of the captions."})
+    k2: int = field(default=20, metadata={"help": "Of these, references kept by the visual features."})
+    k3: int = field(default=3, metadata={"help": "Of these, references kept by SSIM: what the judges see."})
+    index: str = field(default="auto", metadata={"help": "exact, ivf, or auto: ivf from 200,000 references on."})
+    index_lists: int | None = field(default=None, metadata={"help": "Cells of an IVF index; default 4 sqrt(n)."})
+    index_probes: int = field(default=32, metadata={"help": "Cells of an IVF index that a query looks into."})
+    min_votes: int | None = field(
+        default=None, metadata={"help": "Judges that must say yes; default: more than half (two of three)."}
+    )
+    drop_duplicates: bool = field(
+        default=True, metadata={"help": "Of pairs with one rainy picture keep only the first that was voted for."}
+    )
+    rejected_images: bool = field(
+        default=False,
+        metadata={"help": "Put the rejected pairs' pictures into the corpus too, not only their record."},
+    )
+    shard_size: int = field(
+        default=512, metadata={"help": "Pairs of a work shard: the most a kill can lose, per stage."}
+    )
+    rows_per_file: int = field(default=1000, metadata={"help": "Pairs of an output file."})
+    batch_size: int = field(default=16, metadata={"help": "Pictures or cases that a model gets at a time."})
+    wait_timeout: float = field(
+        default=3600.0, metadata={"help": "Seconds to wait for other processes without seeing a shard finished."}
+    )
+
+    def __post_init__(self) -> None:
+        self.work_dir, self.output_dir = Path(self.work_dir), Path(self.output_dir)
+        if not self.candidates:
+            raise ValueError("there are no candidates: name a data set of pairs with --candidates")
+        if not self.references:
+            raise ValueError("there are no references: name a folder of real rainy photographs with --references")
+        for name in ("shard_size", "rows_per_file", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name} must be at least 1, not {getattr(self, name)}")
+        if self.push_to_hub is not None:
+            _check_repo_id(self.push_to_hub)
+        # Both check their own values: better now than after hours.
+        self.retrieval_settings = RetrievalSettings(self.k1, self.k2, self.k3)
+        self.index_settings = IndexSettings(self.index, self.index_lists, self.index_probes)
+
+
+@dataclass
+class BackendArguments:
+    """Who captions, embeds and judges. Each option replaces that part of the preset."""
+
+    preset: str = field(
+        default="paper",
+        metadata={"help": "paper: BLIP, CLIP and three vision language models; local: needs no download."},
+    )
+    captioner: str | None = field(default=None, metadata={"help": "Hub id or folder of a captioning model."})
+    text_embedder: str | None = field(default=None, metadata={"help": "Hub id or folder of a text encoder."})
+    image_embedder: str | None = field(default=None, metadata={"help": "Hub id or folder of an image encoder."})
+    judges: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Judges: Hub ids or folders of vision language models, URL#MODEL of OpenAI-compatible endpoints, "
+            "or names of the local preset's judges."
+        },
+    )
+    prompt_file: str | None = field(default=None, metadata={"help": "Prompt template for the judges; default: ours."})
+    concurrency: int = field(default=8, metadata={"help": "Requests that an endpoint gets at a time."})
+    device: str | None = field(default=None, metadata={"help": "cpu, cuda, cuda:1, mps; default: what there is."})
+
+    def __post_init__(self) -> None:
+        if self.preset not in PRESETS:
+            raise ValueError(f"--preset is {' or '.join(PRESETS)}, not '{self.preset}'")
+        if self.concurrency < 1:
+            raise ValueError(f"--concurrency must be at least 1, not {self.concurrency}")
+        if self.prompt_file is not None and not Path(self.prompt_file).is_file():
+            raise ValueError(f"there is no prompt file {self.prompt_file}")
+
+
+def parse_arguments(argv: list[str]) -> tuple[DistillationArguments, BackendArguments]:
+    """Flags over a recipe over defaults.
+
+    Raises:
+        ValueError: an unknown option or a value that cannot be; the message says which.
+    """
+    parser = _Parser(
+        [DistillationArguments, BackendArguments],
+        prog="distill_dataset.py",
+        usage="python distill_dataset.py --preset paper|local --candidates DIR... --references DIR... "
+        "--work_dir DIR --output_dir DIR [--option VALUE ...]",
+        description="Distils data sets of rainy pairs to those that look like real rain (UniRain, section 3.2).",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--recipe", help="A YAML file with these options; flags override it.")
+    if "-h" in argv or "--help" in argv:
+        parser.parse_args(argv)
+    recipe, argv = _split_recipe(argv)
+    distillation, backends = parser.parse_args_into_dataclasses(
+        _recipe_flags(recipe) + argv if recipe else argv, look_for_args_file=False
+    )[:2]
+    return distillation, backends
+
+
+class _Parser(HfArgumentParser):
+    def error(self, message: str) -> None:
+        raise ValueError(f"{message}; see distill_dataset.py --help")
+
+
+def _split_recipe(argv: list[str]) -> tuple[str | None, list[str]]:
+    """The recipe's file and the other flags (argparse would ask for the required ones before the recipe is read)."""
+    rest = list(argv)
+    for position, word in enumerate(argv):
+        if word.startswith("--recipe="):
+            del rest[position]
+            return word.removeprefix("--recipe="), rest
+        if word == "--recipe":
+            if position + 1 == len(argv):
+                raise ValueError("--recipe needs a YAML file")
+            del rest[position : position + 2]
+            return argv[position + 1], rest
+    return None, rest
+
+
+def _recipe_flags(path: str) -> list[str]:
+    try:
+        recipe: Any = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"the recipe {path} cannot be read ({type(error).__name__})") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"the recipe {path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(recipe, dict):
+        raise ValueError(f"the recipe {path} must map options to values")
+    known = {option.name for option in (*fields(DistillationArguments), *fields(BackendArguments))}
+    flags = []
+    for name, value in recipe.items():
+        if name not in known:
+            raise ValueError(f"the recipe {path} has the unknown option '{name}'")
+        if value is not None:
+            flags += [f"--{name}", *(str(item) for item in (value if isinstance(value, list) else [value]))]
+    return flags
+
+
+def _check_repo_id(repo_id: str) -> None:
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise ValueError(f"--push_to_hub {repo_id} is not a repository name; write it as ORG/NAME") from error
+    if repo_id.count("/") != 1:
+        raise ValueError(f"--push_to_hub {repo_id} is not a repository name; write it as ORG/NAME")
