@@ -1,0 +1,225 @@
+"""Finding what to measure on: folders of pairs, side-by-side pictures, `datasets` corpora, real photographs without a twin."""
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from ..images import EXTENSIONS, read_rgb
+from ..types import RainType
+
+
+UNKNOWN_TYPE = "unknown"
+CORPUS_SUFFIXES = (".parquet", ".arrow")
+DEFAULT_SPLITS = ("test", "validation")
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+
+ReadPair = Callable[[], tuple[np.ndarray, np.ndarray | None]]
+
+
+@dataclass(frozen=True)
+class EvaluationPair:
+    """One rainy picture and, where there is one, its clean twin; decoded when its turn comes.
+
+    Attributes:
+        dataset (`str`): the set it counts for.
+        rain_type (`str`): `DRS`, `DRD`, `NRS`, `NRD` or any other name.
+        name (`str`): unique within its dataset and type.
+        read (`Callable`): gives (rainy, clean), uint8 RGB of equal shape (height, width, 3); clean is None without twin.
+    """
+
+    dataset: str
+    rain_type: str
+    name: str
+    read: ReadPair
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        return self.dataset, self.rain_type, self.name
+
+
+def find_pairs(data: str | Path, split: str | None = None) -> list[EvaluationPair]:
+    """Everything measurable at one place, in a fixed order.
+
+    - Folders of pairs, `<TYPE>/<dataset>/{input,target}` at any depth; pairs have the same file name but for the
+      extension. A folder `pair` instead of the two holds side-by-side pictures, clean left and rainy right.
+    - A `datasets` corpus with the columns `input`, `target` and `type`: Parquet or saved to disk, or an id on the Hub.
+    - Where there are no pairs, every picture is a real one without a twin: `<TYPE>/*`.
+
+    Args:
+        data (`str` or `Path`): a folder, or a dataset's id on the Hub.
+        split (`str`, *optional*): of a corpus. Default: `test`, `validation` or the only one.
+
+    Raises:
+        ValueError: nothing to measure there, a picture without its twin, two pictures of one name, no such split.
+        OSError: the Hub cannot be reached.
+    """
+    root = Path(data).expanduser()
+    if root.is_file() and root.suffix not in CORPUS_SUFFIXES:
+        raise ValueError(f"{data} is a file: give the folder that holds the pictures.")
+    if not root.exists() and not HUB_ID.fullmatch(str(data)):
+        raise ValueError(f"{data} does not exist: give a folder of pictures or the id of a corpus on the Hub.")
+    if not root.exists() or _is_corpus(root):
+        return _corpus_pairs(str(data), split)
+    if split is not None:
+        raise ValueError(f"{data} is a folder of pictures, which has no split {split!r}: leave --split out.")
+    folders = [Path(folder) for folder, _, _ in sorted(os.walk(root, followlinks=True))]
+    pairs = [pair for folder in folders for pair in _folder_pairs(folder, root)]
+    pairs = pairs or _unpaired(root)
+    if not pairs:
+        raise ValueError(f"{data} holds no pictures: expected <TYPE>/<dataset>/input and target, or <TYPE>/*.")
+    return pairs
+
+
+def _pictures(folder: Path, pattern: str = "*") -> list[Path]:
+    return sorted(path for path in folder.glob(pattern) if path.suffix.lower() in EXTENSIONS and path.is_file())
+
+
+def _folder_pairs(folder: Path, root: Path) -> list[EvaluationPair]:
+    """The pairs that lie directly in `folder`."""
+    parent = folder.resolve().parent.name
+    nested = len(folder.relative_to(root).parts) >= 2
+    rain_type = parent if nested or parent in set(RainType) else UNKNOWN_TYPE
+    make = partial(EvaluationPair, folder.resolve().name, rain_type)
+    if (folder / "pair").is_dir():
+        return [make(stem, partial(_read_side_by_side, path)) for stem, path in _by_stem(folder / "pair").items()]
+    if not ((folder / "input").is_dir() and (folder / "target").is_dir()):
+        return []
+    inputs, targets = _by_stem(folder / "input"), _by_stem(folder / "target")
+    if missing := sorted(inputs.keys() - targets.keys()):
+        raise ValueError(
+            f"{inputs[missing[0]]} has no target of the same name in {folder / 'target'}"
+            + (f", nor have {len(missing) - 1} others" if len(missing) > 1 else "")
+            + ": pairs need equal file names."
+        )
+    return [make(stem, partial(_read_pair, path, targets[stem])) for stem, path in inputs.items()]
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    pictures: dict[str, Path] = {}
+    for path in _pictures(folder):
+        if path.stem in pictures:
+            raise ValueError(f"{pictures[path.stem]} and {path.name} have the same name: remove one of them.")
+        pictures[path.stem] = path
+    return pictures
+
+
+def _unpaired(root: Path) -> list[EvaluationPair]:
+    """Real photographs: `<TYPE>/**`, or a folder of them whose type only its own name can tell."""
+    resolved = root.resolve()
+    pairs = []
+    for path in _pictures(root, "**/*"):
+        *folders, _ = path.relative_to(root).parts
+        if resolved.name in set(RainType):
+            dataset, rain_type = resolved.parent.name, resolved.name
+        else:
+            dataset, rain_type = resolved.name, folders[0] if folders else UNKNOWN_TYPE
+        name = path.relative_to(root / rain_type if folders and folders[0] == rain_type else root).as_posix()
+        pairs.append(EvaluationPair(dataset, rain_type, name, partial(_read_unpaired, path)))
+    return pairs
+
+
+def _read_pair(rainy: Path, clean: Path) -> tuple[np.ndarray, np.ndarray]:
+    pictures = read_rgb(rainy), read_rgb(clean)
+    _check_equal_sizes(*pictures, str(rainy), str(clean))
+    return pictures
+
+
+def _read_side_by_side(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Clean left, rainy right, as ID-CGAN's test set has it."""
+    both = read_rgb(path)
+    if both.shape[1] % 2:
+        raise ValueError(f"{path} is {both.shape[1]} pixels wide, which two pictures side by side cannot be.")
+    clean, rainy = np.split(both, 2, axis=1)
+    return rainy, clean
+
+
+def _read_unpaired(path: Path) -> tuple[np.ndarray, None]:
+    return read_rgb(path), None
+
+
+def _check_equal_sizes(rainy: np.ndarray, clean: np.ndarray, rainy_name: str, clean_name: str) -> None:
+    if rainy.shape != clean.shape:
+        sizes = [f"{width} x {height}" for height, width, _ in (rainy.shape, clean.shape)]
+        raise ValueError(
+            f"{rainy_name} is {sizes[0]}, but its target {clean_name} is {sizes[1]}: a pair must be equal."
+        )
+
+
+# ---- datasets corpora ----------------------------------------------------------------------------------------------
+
+
+def _is_corpus(root: Path) -> bool:
+    if root.is_file():
+        return root.suffix in CORPUS_SUFFIXES
+    saved = any((root / name).is_file() for name in ("dataset_dict.json", "dataset_info.json"))
+    return saved or any(root.rglob("*.parquet"))
+
+
+def _corpus_pairs(data: str, split: str | None) -> list[EvaluationPair]:
+    try:
+        import datasets
+    except ImportError as error:
+        raise ValueError(
+            f"{data} is not a folder of pictures; reading it as a corpus needs `datasets`: pip install 'unirain[train]'."
+        ) from error
+    splits = _load_splits(data, datasets)
+    if split is None:
+        split = next((name for name in DEFAULT_SPLITS if name in splits), None) or (
+            next(iter(splits)) if len(splits) == 1 else None
+        )
+    if split not in splits:
+        asked = "needs --split" if split is None else f"has no split {split!r}"
+        raise ValueError(f"{data} {asked}: it has {', '.join(sorted(splits))}.")
+    rows = splits[split]
+    if missing := {"input", "target", "type"} - set(rows.column_names):
+        raise ValueError(f"{data} has no column {sorted(missing)[0]!r}: evaluation needs input, target and type.")
+    if not len(rows):
+        raise ValueError(f"The split {split!r} of {data} is empty.")
+    columns = set(rows.column_names)
+    labels = rows.features["type"]
+    types = [labels.int2str(label) if hasattr(labels, "int2str") else str(label) for label in rows["type"]]
+    names = rows["pair_id"] if "pair_id" in columns else [f"{index:06d}" for index in range(len(rows))]
+    sources = rows["source"] if "source" in columns else [Path(data).stem] * len(rows)
+    return [
+        EvaluationPair(str(source), rain_type, str(name), partial(_read_row, rows, index, f"row {index} of {data}"))
+        for index, (source, rain_type, name) in enumerate(zip(sources, types, names, strict=True))
+    ]
+
+
+def _load_splits(data: str, datasets) -> dict:
+    """Split name -> rows, of whatever `datasets` can load."""
+    root = Path(data).expanduser()
+    try:
+        if (root / "dataset_dict.json").is_file():
+            return dict(datasets.load_from_disk(root))
+        if (root / "dataset_info.json").is_file() and (root / "state.json").is_file():
+            return {"all": datasets.load_from_disk(root)}
+        if root.is_file():
+            return dict(datasets.load_dataset(root.suffix[1:], data_files=str(root)))
+        return dict(datasets.load_dataset(str(root) if root.exists() else data))
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        if root.exists():
+            raise ValueError(f"{data} cannot be read as a corpus ({str(error).splitlines()[0]}).") from error
+        raise OSError(
+            f"{data} is neither a folder nor a corpus that the Hub gives: check the path, or the id and the network."
+        ) from error
+
+
+def _read_row(rows, index: int, where: str) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        row = rows[index]
+        pictures = [_as_rgb(row[column]) for column in ("input", "target")]
+    except (OSError, ValueError, SyntaxError) as error:
+        raise ValueError(f"{where} holds a picture that cannot be read ({error}).") from error
+    _check_equal_sizes(*pictures, f"The input in {where}", "in the same row")
+    return tuple(pictures)
+
+
+def _as_rgb(image: Image.Image) -> np.ndarray:
+    return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))

@@ -1,0 +1,177 @@
+"""Deraining and measuring, picture after picture, so that a killed evaluation goes on where it stopped."""
+
+import io
+import json
+import logging
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from ..images import write_atomically
+from ..sheets import comparison_sheet
+from .measures import Perceptual, measure
+from .pairs import EvaluationPair
+from .report import EvaluationReport, ImageResult
+
+
+logger = logging.getLogger(__name__)
+
+JOURNAL = "progress.jsonl"
+REPORT = "report.json"
+CELL_WIDTH = 480
+
+Derain = Callable[[Image.Image], Image.Image]
+
+
+def evaluate_pairs(
+    derain: Derain | None,
+    pairs: Sequence[EvaluationPair],
+    perceptual: Perceptual | None = None,
+    settings: dict | None = None,
+) -> EvaluationReport:
+    """Measure a derainer on pictures, keeping nothing on disk.
+
+    Args:
+        derain (`Callable` or `None`): takes and gives an 8-bit RGB `Image.Image` of equal size, as `load_derainer` returns;
+            None measures the inputs alone.
+        pairs (sequence of `EvaluationPair`): from `find_pairs`, or made by hand.
+        perceptual (`Callable`, *optional*): LPIPS from `load_lpips`.
+        settings (`dict`, *optional*): noted in the report.
+
+    Raises:
+        ValueError: a picture that cannot be read, a pair of unequal sizes, an output of another size than its input.
+    """
+    return EvaluationReport(list(_measure_all(derain, pairs, perceptual)), settings or {})
+
+
+def evaluate(
+    derain: Derain | None,
+    pairs: Sequence[EvaluationPair],
+    output: str | Path,
+    perceptual: Perceptual | None = None,
+    settings: dict | None = None,
+    overwrite: bool = False,
+) -> EvaluationReport:
+    """As `evaluate_pairs`, written to a folder: `report.md`, `report.json`, `images.csv` and `sheets/`.
+
+    Every picture is read once before anything is derained, so that a damaged one costs no time. Finished pictures are noted
+    in `progress.jsonl`: called again with the same settings after having been killed, it goes on with the others.
+
+    Args:
+        output (`str` or `Path`): folder to write to.
+        settings (`dict`): what the figures depend on; JSON values.
+        overwrite (`bool`): replace an earlier report, or an interrupted evaluation with other settings.
+
+    Raises:
+        ValueError: as `evaluate_pairs`; two pictures of one name; `output` holds an evaluation already.
+        OSError: `output` cannot be written.
+    """
+    output, settings = Path(output), settings or {}
+    by_key = {pair.key: pair for pair in pairs}
+    if len(by_key) < len(pairs):
+        twice = next(pair for pair in pairs if by_key[pair.key] is not pair)
+        raise ValueError(
+            f"{' / '.join(twice.key)} was given twice: evaluate folders of the same type and name one by one."
+        )
+    if (output / REPORT).exists() and not overwrite:
+        raise ValueError(f"{output} already holds a report: give another folder, or --overwrite.")
+    with _Journal(output / JOURNAL, {"settings": settings, "pairs": sorted(by_key)}, overwrite) as journal:
+        waiting = [pair for pair in pairs if pair.key not in journal.results]
+        for pair in tqdm(waiting, desc="checking pictures", unit="picture", leave=False):
+            pair.read()
+        for result in _measure_all(derain, waiting, perceptual):
+            journal.add(result)
+        report = EvaluationReport([journal.results[pair.key] for pair in pairs], settings)
+    if derain is not None:
+        _save_sheets(derain, by_key, report, output / "sheets")
+    report.save(output)
+    (output / JOURNAL).unlink()
+    return report
+
+
+def _measure_all(
+    derain: Derain | None, pairs: Sequence[EvaluationPair], perceptual: Perceptual | None
+) -> Iterable[ImageResult]:
+    for pair in tqdm(pairs, desc="measuring" if derain is None else "deraining", unit="picture"):
+        rainy, clean = pair.read()
+        derained = None if derain is None else _apply(derain, rainy, pair)
+        output = None if derained is None else measure(derained, clean, perceptual)
+        yield ImageResult(*pair.key, measure(rainy, clean, perceptual), output)
+
+
+def _apply(derain: Derain, rainy: np.ndarray, pair: EvaluationPair) -> np.ndarray:
+    derained = np.asarray(derain(Image.fromarray(rainy)).convert("RGB"))
+    if derained.shape != rainy.shape:
+        raise ValueError(f"{pair.name} of {pair.dataset} came out as {derained.shape}, but went in as {rainy.shape}.")
+    return derained
+
+
+def _save_sheets(derain: Derain, pairs: dict, report: EvaluationReport, folder: Path) -> None:
+    """One sheet a dataset: the pictures that gained most, the median and least, derained once more for it."""
+    for paired in (True, False):
+        for mean in report.datasets(paired):
+            results = [r for r in report.part(paired) if (r.dataset, r.rain_type) == (mean.dataset, mean.rain_type)]
+            ranked = sorted(results, key=lambda result: -np.nan_to_num(result.gain, nan=-np.inf))
+            places = {len(ranked) // 2: "median", len(ranked) - 1: "worst", 0: "best"}
+            rows, titles = [], []
+            for place in sorted(places):
+                result = ranked[place]
+                rainy, clean = pairs[result.key].read()
+                pictures = [rainy, _apply(derain, rainy, pairs[result.key]), clean]
+                rows.append([Image.fromarray(picture) for picture in pictures if picture is not None])
+                unit = "dB PSNR RGB" if paired else "NIQE"
+                titles.append(f"{places[place]}: {result.name}, {result.gain if paired else -result.gain:+.2f} {unit}")
+            columns = ["input", "output", "target"] if paired else ["input", "output"]
+            file = io.BytesIO()
+            comparison_sheet(rows, columns, titles, CELL_WIDTH).save(file, "PNG")
+            name = re.sub(r"[^\w.-]+", "_", f"{mean.rain_type}-{mean.dataset}")
+            write_atomically(folder / f"{name}.png", file.getvalue())
+
+
+class _Journal:
+    """The pictures measured so far, a line each, after a line that says what was asked for."""
+
+    def __init__(self, path: Path, header: dict, overwrite: bool):
+        self.path = path
+        self.header = json.loads(json.dumps(header))
+        self.overwrite = overwrite
+        self.results: dict[tuple[str, str, str], ImageResult] = {}
+
+    def __enter__(self) -> "_Journal":
+        lines = self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else []
+        complete = [json.loads(line) for line in lines if line.endswith(b"\n")]  # a kill may cut the last line
+        if complete and complete[0] != self.header:
+            if not self.overwrite:
+                raise ValueError(
+                    f"{self.path.parent} holds an interrupted evaluation of something else: give another folder, or "
+                    "--overwrite."
+                )
+            complete = []
+        for line in complete[1:]:
+            result = ImageResult(**line)
+            self.results[result.key] = result
+        if self.results:
+            logger.info("%d of %d pictures were measured before.", len(self.results), len(self.header["pairs"]))
+        kept = [self.header, *map(asdict, self.results.values())]
+        write_atomically(self.path, b"".join(map(_as_line, kept)))
+        self.file = open(self.path, "ab")
+        return self
+
+    def add(self, result: ImageResult) -> None:
+        self.results[result.key] = result
+        self.file.write(_as_line(asdict(result)))
+        self.file.flush()
+        os.fsync(self.file.fileno())
+
+    def __exit__(self, *_) -> None:
+        self.file.close()
+
+
+def _as_line(content: dict) -> bytes:
+    return json.dumps(content).encode() + b"\n"
