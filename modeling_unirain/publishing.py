@@ -86,10 +86,18 @@ def publish(
     if not source.is_dir():
         raise PublishingError(f"{source} is not a folder.")
     with tempfile.TemporaryDirectory(prefix="unirain-publish-") as staging:
-        folder = assemble_space(source, Path(staging)) if kind == RepoKind.SPACE else source
-        files = list_files(folder)
-        check_card(folder)
-        CHECKS[kind](folder, files)
+        if kind == RepoKind.SPACE:
+            folder = assemble_space(source, Path(staging))
+        elif kind == RepoKind.MODEL:
+            folder = assemble_model(source, Path(staging), repo_id)
+        else:
+            folder = source
+        try:
+            files = list_files(folder)
+            check_card(folder)
+            CHECKS[kind](folder, files)
+        except PublishingError as error:  # name what the user has, not our copy of it
+            raise PublishingError(str(error).replace(str(folder), str(source))) from error
         if dry_run:
             return Publication(files, None, private)
         return upload(kind, folder, files, repo_id, private)
@@ -169,6 +177,16 @@ def check_space(folder: Path, files: dict[str, int]) -> None:
 
 
 CHECKS = {RepoKind.MODEL: check_model, RepoKind.DATASET: check_dataset, RepoKind.SPACE: check_space}
+
+
+def assemble_model(source: Path, staging: Path, repo_id: str) -> Path:
+    """The checkpoint with the repository's name filled in where its card shows how to load it."""
+    list_files(source)  # refuses links before anything is copied
+    shutil.copytree(source, staging, ignore=shutil.ignore_patterns(*IGNORED_FOLDERS), dirs_exist_ok=True)
+    card = staging / "README.md"
+    if card.is_file():
+        card.write_text(card.read_text(encoding="utf-8").replace("REPOSITORY", repo_id), encoding="utf-8")
+    return staging
 
 
 def assemble_space(source: Path, staging: Path) -> Path:

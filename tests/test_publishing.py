@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -16,7 +17,7 @@ from modeling_unirain.publishing import PublishingError, publish
 
 
 ROOT = Path(__file__).parents[1]
-CARD = "---\nlicense: apache-2.0\n---\n# A model\n"
+CARD = '---\nlicense: apache-2.0\n---\n# A model\nload it as "REPOSITORY"\n'
 
 
 @pytest.fixture
@@ -80,6 +81,7 @@ def test_dry_run_lists_exactly_what_an_upload_sends_and_contacts_nobody(hub, che
     arrived = {path: len(content) for path, content in hub.files("me/rain").items() if path != ".gitattributes"}
     assert arrived == planned.files
     assert hub.repos["model", "me/rain"].private
+    assert b'load it as "me/rain"' in hub.files("me/rain")["README.md"]
 
 
 def test_an_upload_can_be_repeated_and_replaces_what_is_gone(hub, corpus, tmp_path):
@@ -132,7 +134,7 @@ def test_pickles_are_refused_by_name_and_by_content(hub, checkpoint, name, conte
     path = checkpoint / name
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(content)
-    with pytest.raises(PublishingError, match=f"{path.name} is a pickle"):
+    with pytest.raises(PublishingError, match=f"^{re.escape(str(path))} is a pickle"):
         publish("model", checkpoint, "me/rain")
     assert not hub.requests
 

@@ -1,0 +1,419 @@
+"""The demo: drag a rainy photograph into a page and see the rain go. It only calls the package.
+
+    python space/app.py [--checkpoint NAME_OR_FOLDER] [--host 127.0.0.1] [--port 7860]
+
+Starts without a network: the checkpoint is bundled with the package. `UNIRAIN_CHECKPOINT` names another one.
+"""
+
+import argparse
+import logging
+import os
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+os.environ.setdefault("GRADIO_TEMP_DIR", os.path.join(tempfile.gettempdir(), "unirain-space"))
+try:
+    import spaces  # ZeroGPU lends a GPU to each call; it must be imported before torch
+except ImportError:
+    spaces = None
+
+import gradio as gr
+import numpy as np
+from PIL import Image
+
+from modeling_unirain import load_derainer
+from modeling_unirain.images import EXTENSIONS, ImageError, Picture, open_image, save_image
+from modeling_unirain.metrics import compare_pictures
+from modeling_unirain.rain import render_rain
+from modeling_unirain.types import RainType
+
+
+logger = logging.getLogger(__name__)
+
+HERE = Path(__file__).parent
+EXAMPLES = next((folder for folder in (HERE / "examples", HERE.parent / "examples") if folder.is_dir()), HERE)
+MAX_MEGAPIXELS = 24
+MAX_FILE_SIZE = "32mb"
+MAX_FILES = 20
+MAX_QUEUE = 64
+PREVIEW_SIDE = 2048
+"""The slider shows at most this many pixels a side, without loss; the download always has all of them."""
+RENDER_SIDE = 1024
+"""Photographs for the rain renderer are scaled down to this side: it draws rain as it looks at that size."""
+KEEP_SECONDS = 3600
+PROGRESS = gr.Progress()
+
+TYPE_NAMES = {
+    "Streaks, daytime (DRS)": RainType.DRS,
+    "Drops on the lens, daytime (DRD)": RainType.DRD,
+    "Streaks at night (NRS)": RainType.NRS,
+    "Drops on the lens at night (NRD)": RainType.NRD,
+}
+
+INTRODUCTION = """# UniRain
+Removes rain from a photograph, whether streaks or drops on the lens, by day or by night. One small network for all of
+it; nobody tells it which rain it sees. Your pictures stay on this server and are deleted within two hours."""
+
+LIMITS = f"""### What it cannot do
+- It repairs what rain covers with what is probable there. **Do not read number plates, faces or text off the result as
+  evidence**: under a large drop nothing of the scene is left to restore.
+- Large drops near the edge, thick fog, snow, dirt on the lens and puddles on the ground stay, wholly or in part.
+- Fine straight texture that looks like rain (wires, fences, fur, grass) can lose some of its contrast.
+- The network is small enough for a laptop; larger ones restore more. It was trained mostly on rendered rain.
+- Limits of this page: {MAX_MEGAPIXELS} megapixels and {MAX_FILE_SIZE.upper()} a picture, {MAX_FILES} pictures at a time.
+  The command line, `unirain derain`, has none.
+"""
+
+CSS = """
+.gradio-container { max-width: 1200px !important; margin: auto; }
+.routing { overflow-x: auto; }
+.routing svg { min-width: 340px; width: 100%; max-width: 640px; height: auto; }
+.routing text { fill: currentColor; font-size: 11px; }
+.outer[role=slider]:focus-visible { outline: 3px solid var(--color-accent); }
+@media (max-width: 640px) { .gradio-container { padding: 8px !important; } }
+"""
+
+
+@dataclass(frozen=True)
+class Restored:
+    """One derained file: both pictures, where the result lies, what the routers chose, and how long it took."""
+
+    before: Picture
+    after: Picture
+    file: Path
+    routes: list[list[float]]
+    seconds: float
+
+
+class Cancelled(Exception):
+    """The visitor pressed Cancel."""
+
+
+class Demo:
+    """The loaded network and everything the page calls: files in, what the components show out."""
+
+    def __init__(self, checkpoint: str):
+        self.derainer = load_derainer(checkpoint)
+        self.cancelled: set[str] = set()
+        # What runs on a lent GPU is another process: pictures go there and back, progress and Cancel do not.
+        self.restore_on_lent_gpu = spaces.GPU(lambda picture: self.derainer.restore(picture)) if spaces else None
+
+    def remove_rain(
+        self, picture: Picture, on_progress: Callable[[int, int], None] | None
+    ) -> tuple[Picture, list[list[float]]]:
+        if self.restore_on_lent_gpu is not None:
+            return self.restore_on_lent_gpu(picture)
+        return self.derainer.restore(picture, on_progress)
+
+    def restore(self, path: str | Path, on_progress: Callable[[int, int], None] | None = None) -> Restored:
+        """Derain one file as the command line does: in its own format and depth, with its alpha and metadata."""
+        started = time.perf_counter()
+        path = Path(path)
+        picture = open_image(path, max_pixels=MAX_MEGAPIXELS * 1_000_000)
+        after, routes = self.remove_rain(picture, on_progress)
+        target = new_folder() / f"{path.stem}-derained{path.suffix}"
+        save_image(after, target, picture.format)
+        return Restored(picture, after, target, routes, time.perf_counter() - started)
+
+    def watch(self, request: gr.Request, progress: gr.Progress, text: str) -> Callable[[int, int], None]:
+        """Called after every tile: moves the progress bar, and stops the work of a visitor who pressed Cancel."""
+        self.cancelled.discard(request.session_hash)
+
+        def on_progress(done: int, total: int) -> None:
+            if request.session_hash in self.cancelled:
+                raise Cancelled
+            progress((done, total), desc=text, unit="tiles")
+
+        return on_progress
+
+    def cancel(self, request: gr.Request) -> None:
+        self.cancelled.add(request.session_hash)
+
+    # One function an event
+
+    def derain_for_page(self, path: str | None, request: gr.Request, progress=PROGRESS):
+        if path is None:
+            raise gr.Error("Choose a photograph first.", title="No photograph", print_exception=False)
+        with clear_errors(path):
+            result = self.restore(path, self.watch(request, progress, "Removing the rain"))
+        height, width = result.before.size
+        summary = (
+            f"{width} × {height} pixels ({width * height / 1e6:.2g} megapixels) in {result.seconds:.1f} s "
+            f"on the {self.derainer.device.type.upper()}, reading and writing the file included."
+        )
+        return (preview(result.before), preview(result.after)), str(result.file), summary, self.chart(result.routes)
+
+    def derain_for_api(self, file: str) -> str:
+        """Removes the rain from a picture (PNG, JPEG, WebP, TIFF or BMP). Returns it in its own format and size."""
+        with clear_errors(file):
+            return str(self.restore(file).file)
+
+    def rain_and_derain(self, path: str | None, kind: str, severity: float, seed: int | None, request: gr.Request, progress=PROGRESS):  # fmt: skip
+        if path is None:
+            raise gr.Error("Choose a photograph without rain first.", title="No photograph", print_exception=False)
+        with clear_errors(path):
+            photograph = open_image(path, max_pixels=MAX_MEGAPIXELS * 1_000_000).to_pil().convert("RGB")
+            photograph.thumbnail((RENDER_SIDE, RENDER_SIDE), Image.Resampling.LANCZOS)
+            rendered = render_rain(np.asarray(photograph), TYPE_NAMES[kind], int(seed or 0), severity=severity)
+            rainy, clean = Picture(to_8_bit(rendered.rainy)), Picture(to_8_bit(rendered.clean))
+            watch = self.watch(request, progress, "Removing the rain")
+            derained, routes = self.remove_rain(rainy, watch)
+            folder = new_folder()
+            save_image(rainy, folder / f"{Path(path).stem}-rain.png")
+            save_image(derained, folder / f"{Path(path).stem}-derained.png")
+        figures = [compare_pictures(picture.rgb, clean.rgb) for picture in (rainy, derained)]
+        rows = [[name, f"{psnr:.2f}", f"{ssim:.4f}"] for name, (psnr, ssim) in zip(("With rain", "Rain removed"), figures, strict=True)]  # fmt: skip
+        files = sorted(str(file) for file in folder.iterdir())
+        return (rainy.to_pil(), derained.to_pil()), rows, files, self.chart(routes)
+
+    def derain_several(self, paths: list[str] | None, request: gr.Request, progress=PROGRESS) -> Iterator:
+        """One after another; a file that cannot be read is reported and does not stop the others."""
+        if not paths:
+            raise gr.Error("Choose some photographs first.", title="No photographs", print_exception=False)
+        if len(paths) > MAX_FILES:
+            message = f"{len(paths)} files are more than the {MAX_FILES} this page takes at a time."
+            raise gr.Error(message, title="Too many files", print_exception=False)
+        watch, rows, results = self.watch(request, progress, "Removing the rain"), [], []
+        archive = new_folder() / "derained.zip"
+        for number, path in enumerate(paths, 1):
+            progress((number - 1, len(paths)), desc=Path(path).name, unit="files")
+            try:
+                result = self.restore(path, watch)
+            except Cancelled:
+                rows += [[Path(path).name, "cancelled"] for path in paths[number - 1 :]]
+                break
+            except (ImageError, OSError) as error:
+                rows.append([Path(path).name, said_to_visitors(error, path)])
+            else:
+                results.append(result.file)
+                rows.append([Path(path).name, f"done in {result.seconds:.1f} s"])
+            yield rows, None
+        with zipfile.ZipFile(archive, "w") as bundle:  # pictures are compressed already
+            for name, file in zip(distinct_names(results), results, strict=True):
+                bundle.write(file, name)
+        yield rows, str(archive) if results else None
+
+    def chart(self, routes: list[list[float]]) -> str:
+        config = self.derainer.model.config
+        return routing_chart(routes, list(config.expert_types), sum(config.encoder_depths))
+
+
+def new_folder() -> Path:
+    """A folder for results inside Gradio's cache: served from there without a copy, deleted with the rest."""
+    cache = Path(os.environ["GRADIO_TEMP_DIR"])
+    cache.mkdir(parents=True, exist_ok=True)
+    return Path(tempfile.mkdtemp(dir=cache))
+
+
+def preview(picture: Picture) -> Image.Image:
+    image = picture.to_pil()
+    image.info.clear()  # a preview needs no EXIF
+    image.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE), Image.Resampling.LANCZOS)
+    return image
+
+
+def to_8_bit(image: np.ndarray) -> np.ndarray:
+    return np.rint(image * 255).astype(np.uint8)
+
+
+def distinct_names(files: list[Path]) -> list[str]:
+    """File names for the archive; a name that comes again gets a number."""
+    names: list[str] = []
+    for file in files:
+        name, number = file.name, 2
+        while name in names:
+            name, number = f"{file.stem}-{number}{file.suffix}", number + 1
+        names.append(name)
+    return names
+
+
+def said_to_visitors(error: Exception, path: str | Path) -> str:
+    """The package's sentence with the file's name in place of where it lies on the server."""
+    return str(error).replace(str(path), Path(path).name)
+
+
+@contextmanager
+def clear_errors(path: str | Path) -> Iterator[None]:
+    """What goes wrong with a visitor's file becomes a message on the page and an `AppError` for a client."""
+    try:
+        yield
+    except Cancelled:
+        raise gr.Error("Cancelled.", title="Stopped", print_exception=False) from None
+    except (ImageError, ValueError, OSError) as error:
+        message = said_to_visitors(error, path)
+        raise gr.Error(message, title="This file cannot be used", print_exception=False) from error
+
+
+def routing_chart(routes: list[list[float]], experts: list[str], num_encoder_blocks: int) -> str:
+    """How the network read the picture: a column a block, a row an expert, the darker the larger the expert's weight."""
+    num_decoder_blocks = len(routes) - num_encoder_blocks
+    cell, left, top, gap = 22, 84, 20, 14
+    shares = [sum(block[row] for block in routes[:num_encoder_blocks]) / num_encoder_blocks for row in range(len(experts))]  # fmt: skip
+    chosen = [sum(block[row] > 0 for block in routes[num_encoder_blocks:]) for row in range(len(experts))]
+    blends = ", ".join(f"{name} {share:.0%}" for name, share in zip(experts, shares, strict=True))
+    picks = ", ".join(f"{name} {count} of {num_decoder_blocks}" for name, count in zip(experts, chosen, strict=True))
+    text = (
+        f"The encoder blends its experts ({blends} on average); the decoder runs one expert in each block ({picks})."
+    )
+    marks = [f'<text x="{left}" y="13">encoder (soft)</text>']
+    marks.append(f'<text x="{left + num_encoder_blocks * cell + gap}" y="13">decoder (hard)</text>')
+    for row, name in enumerate(experts):
+        marks.append(f'<text x="0" y="{top + row * cell + 15}">{escape(name)}</text>')
+        for column, block in enumerate(routes):
+            x = left + column * cell + (gap if column >= num_encoder_blocks else 0)
+            style = f'fill="#2563eb" fill-opacity="{block[row]:.2f}" stroke="currentColor" stroke-opacity="0.35"'
+            title = f"<title>block {column + 1}, {escape(name)}: {block[row]:.2f}</title>"
+            place = f'x="{x}" y="{top + row * cell}" width="{cell - 2}" height="{cell - 2}"'
+            marks.append(f"<rect {place} {style}>{title}</rect>")
+    width, height = left + len(routes) * cell + gap, top + len(experts) * cell
+    chart = f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(text)}">{"".join(marks)}</svg>'
+    return f'<div class="routing">{chart}<p>{escape(text)}</p></div>'
+
+
+def build_page(demo: Demo) -> gr.Blocks:
+    pictures = list(EXTENSIONS)
+    heavy = {"concurrency_id": "network", "concurrency_limit": 1, "api_visibility": "private"}
+    examples = sorted(path for path in EXAMPLES.iterdir() if path.suffix.lower() in EXTENSIONS)
+    with gr.Blocks(title="UniRain", analytics_enabled=False, delete_cache=(KEEP_SECONDS, KEEP_SECONDS)) as page:
+        gr.Markdown(INTRODUCTION)
+        with gr.Tab("Remove rain"):
+            with gr.Row():
+                with gr.Column(scale=1):
+                    file = gr.File(label="Rainy photograph", file_types=pictures, height=140, elem_id="rainy")
+                    with gr.Row():
+                        run = gr.Button("Remove the rain", variant="primary", min_width=160, elem_id="run")
+                        stop = gr.Button("Cancel", min_width=90, elem_id="stop")
+                    gallery = gr.Gallery(
+                        [(str(path), caption_of(path)) for path in examples],
+                        label="Examples: choose one",
+                        columns=2,
+                        height="auto",
+                        allow_preview=False,
+                        interactive=False,
+                        buttons=[],
+                        elem_id="examples",
+                    )
+                with gr.Column(scale=2):
+                    slider = gr.ImageSlider(
+                        label="Before | after",
+                        format="png",
+                        type="pil",
+                        interactive=False,
+                        elem_id="slider",
+                        buttons=["fullscreen"],
+                    )
+                    result = gr.File(label="Result, full resolution", interactive=False, elem_id="result")
+                    summary = gr.Markdown(elem_id="summary")
+                    with gr.Accordion("How the network read it", open=True):
+                        chart = gr.HTML(elem_id="chart")
+            outputs = [slider, result, summary, chart]
+
+            def pick(event: gr.SelectData) -> str:
+                return str(examples[event.index])
+
+            started = [file.upload(demo.derain_for_page, file, outputs, show_progress_on=slider, **heavy)]
+            started.append(run.click(demo.derain_for_page, file, outputs, show_progress_on=slider, **heavy))
+            chosen = gallery.select(pick, None, file, api_visibility="private")
+            started.append(chosen.then(demo.derain_for_page, file, outputs, show_progress_on=slider, **heavy))
+            file.clear(lambda: (None, None, "", ""), None, outputs, api_visibility="private")
+            stop.click(demo.cancel, cancels=started, queue=False, api_visibility="private")
+        with gr.Tab("Add rain and remove it"):
+            with gr.Row():
+                with gr.Column(scale=1):
+                    clean = gr.File(label="Photograph without rain", file_types=pictures, height=140, elem_id="clean")
+                    kind = gr.Radio(list(TYPE_NAMES), value=next(iter(TYPE_NAMES)), label="Rain")
+                    severity = gr.Slider(0.1, 1, 0.5, step=0.05, label="Strength")
+                    seed = gr.Number(0, precision=0, label="Seed: another number, other rain")
+                    with gr.Row():
+                        render = gr.Button("Rain, then derain", variant="primary", elem_id="render")
+                        stop_render = gr.Button("Cancel")
+                with gr.Column(scale=2):
+                    pair = gr.ImageSlider(
+                        label="With rain | rain removed",
+                        format="png",
+                        type="pil",
+                        interactive=False,
+                        elem_id="pair",
+                        buttons=["fullscreen"],
+                    )
+                    table = gr.Dataframe(
+                        headers=["", "PSNR (dB)", "SSIM"], interactive=False, elem_id="figures",
+                        label=f"Against the photograph without rain (scaled to at most {RENDER_SIDE} pixels; at night: darkened)",
+                    )  # fmt: skip
+                    rendered = gr.File(label="Both pictures", file_count="multiple", interactive=False)
+                    with gr.Accordion("How the network read it", open=False):
+                        chart_rendered = gr.HTML()
+            rendering = render.click(
+                demo.rain_and_derain, [clean, kind, severity, seed], [pair, table, rendered, chart_rendered], **heavy
+            )
+            stop_render.click(demo.cancel, cancels=[rendering], queue=False, api_visibility="private")
+        with gr.Tab("Several files"):
+            several = gr.File(label=f"Up to {MAX_FILES} photographs", file_types=pictures, file_count="multiple", elem_id="several")  # fmt: skip
+            with gr.Row():
+                run_several = gr.Button("Remove the rain from all", variant="primary", elem_id="run-several")
+                stop_several = gr.Button("Cancel")
+            report = gr.Dataframe(
+                headers=["File", "Result"], interactive=False, wrap=True, label="Progress", elem_id="report"
+            )
+            archive = gr.File(label="All results", interactive=False, elem_id="archive")
+            run_several.click(demo.derain_several, several, [report, archive], **heavy)
+            stop_several.click(demo.cancel, queue=False, api_visibility="private")
+        gr.Markdown(LIMITS)
+        # The endpoint for programs: one file in, one file out. Its components are not on the page.
+        given, returned, call = (
+            gr.File(visible=False, file_types=pictures),
+            gr.File(visible=False),
+            gr.Button(visible=False),
+        )
+        call.click(demo.derain_for_api, given, returned, api_name="derain", **{**heavy, "api_visibility": "public"})
+    return page.queue(max_size=MAX_QUEUE)
+
+
+def caption_of(path: Path) -> str:
+    """`drs_street.jpg` -> `Streaks, daytime (DRS)`; a name that says nothing of the type is shown as it is."""
+    code = path.stem.upper()[:3]
+    return next((name for name, kind in TYPE_NAMES.items() if kind == code), path.stem)
+
+
+def launch(page: gr.Blocks, host: str | None, port: int | None, **options):
+    script = (HERE / "accessibility.js").read_text(encoding="utf-8")
+    return page.launch(
+        server_name=host,
+        server_port=port,
+        max_file_size=MAX_FILE_SIZE,
+        theme=gr.themes.Soft(
+            font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+        ),  # no web fonts
+        css=CSS,
+        head=f"<script>{script}</script>",
+        ssr_mode=False,
+        show_error=False,
+        **options,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--checkpoint", default=os.environ.get("UNIRAIN_CHECKPOINT", "unirain"), help="name, folder or Hub id"
+    )
+    parser.add_argument("--host", help="address to listen on; 127.0.0.1 unless told")
+    parser.add_argument("--port", type=int, help="the first free one from 7860 unless told")
+    arguments = parser.parse_args()
+    try:
+        demo = Demo(arguments.checkpoint)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    launch(build_page(demo), arguments.host, arguments.port)
+
+
+if __name__ == "__main__":
+    main()

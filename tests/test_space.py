@@ -1,0 +1,487 @@
+"""The demo as a visitor meets it: the running app, driven by a real browser, by `gradio_client` and by bare HTTP."""
+
+import contextlib
+import http.server
+import importlib.util
+import io
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import zipfile
+import zlib
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from modeling_unirain import UniRainConfig, UniRainForImageDeraining, UniRainImageProcessor
+from modeling_unirain.cli import app as command_line
+from modeling_unirain.images import Picture, open_image, save_image
+from modeling_unirain.publishing import publish
+
+
+gradio_client = pytest.importorskip("gradio_client", reason="the demo's packages are not installed: .[demo]")
+pytest.importorskip("gradio", reason="the demo's packages are not installed: .[demo]")
+
+ROOT = Path(__file__).parents[1]
+CHROMIUM, CHROMEDRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+EXAMPLES = sorted(path for path in (ROOT / "examples").iterdir() if path.suffix in (".jpg", ".png"))
+
+
+def wait_for(condition, seconds: float = 60):
+    """The first true value of `condition`, which may raise until then."""
+    end = time.monotonic() + seconds
+    while True:
+        with contextlib.suppress(Exception):
+            if value := condition():
+                return value
+        if time.monotonic() > end:
+            return condition() or pytest.fail("waited in vain")
+        time.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
+    torch.manual_seed(0)
+    model = UniRainForImageDeraining(UniRainConfig.from_name("unirain-tiny"))
+    model.save_pretrained(folder)
+    UniRainImageProcessor(size_divisor=model.config.size_divisor).save_pretrained(folder)
+    return folder
+
+
+@contextlib.contextmanager
+def running(app: Path, checkpoint: Path, folder: Path, python_path: str):
+    """The app as `python app.py` in a folder of its own, where every way out to a network is closed."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    nowhere = "http://127.0.0.1:9"
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "GRADIO_"))} | {
+        "PYTHONPATH": python_path,
+        "UNIRAIN_CHECKPOINT": str(checkpoint),
+        "GRADIO_TEMP_DIR": str(folder / "cache"),
+        "HF_HOME": str(folder / "hf_home"),
+        "HTTP_PROXY": nowhere,
+        "HTTPS_PROXY": nowhere,
+        "NO_PROXY": "127.0.0.1,localhost",
+    }
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, app, "--port", str(port)],
+            env=environment,
+            cwd=folder,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        wait_for(lambda: process.poll() is not None or httpx.get(address).status_code == 200, 120)
+        assert process.poll() is None, (folder / "log").read_text()
+        yield address
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def space(checkpoint, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("space")
+    (folder / "secret.txt").write_text("a secret beside the app")
+    (folder / "link.png").symlink_to(folder / "secret.txt")
+    with running(ROOT / "space" / "app.py", checkpoint, folder, str(ROOT)) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def client(space, tmp_path_factory):
+    return gradio_client.Client(space, verbose=False, download_files=tmp_path_factory.mktemp("downloads"))
+
+
+@pytest.fixture
+def photograph(tmp_path) -> Path:
+    """A 16-bit picture with transparency, whose name needs quoting."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 65536, (44, 61, 3)).astype(np.uint16)
+    path = tmp_path / "my photo #1 100%.png"
+    save_image(Picture(pixels, alpha=rng.integers(0, 65536, (44, 61)).astype(np.uint16)), path)
+    return path
+
+
+def by_command_line(path: Path, checkpoint: Path, folder: Path) -> Path:
+    target = folder / f"by-command-line{path.suffix}"
+    options = ["--checkpoint", str(checkpoint), "--output", str(target), "--device", "cpu"]
+    done = CliRunner().invoke(command_line, ["derain", str(path), *options])
+    assert done.exit_code == 0, done.output
+    return target
+
+
+def upload(space: str, name: str, content: bytes) -> str:
+    response = httpx.post(f"{space}/gradio_api/upload", files={"files": (name, content)})
+    response.raise_for_status()
+    return response.json()[0]
+
+
+def call(space: str, file: dict) -> str:
+    """What `/derain` answers to a file description that no honest client would send."""
+    started = httpx.post(f"{space}/gradio_api/call/derain", json={"data": [file]})
+    if started.status_code != 200:
+        return started.text
+    with httpx.stream("GET", f"{space}/gradio_api/call/derain/{started.json()['event_id']}", timeout=60) as events:
+        return "".join(events.iter_text())
+
+
+def bomb_png(side: int) -> bytes:
+    """A PNG of side x side black pixels in a few kilobytes."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return len(data).to_bytes(4, "big") + name + data + zlib.crc32(name + data).to_bytes(4, "big")
+
+    header = side.to_bytes(4, "big") * 2 + b"\x08\x00\x00\x00\x00"
+    squeeze = zlib.compressobj(9)
+    rows = b"".join(squeeze.compress(bytes(side + 1)) for _ in range(side)) + squeeze.flush()
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+# The endpoint for programs
+
+
+def test_api_takes_a_file_and_returns_the_file_of_the_command_line(client, photograph, checkpoint, tmp_path):
+    result = Path(client.predict(gradio_client.handle_file(photograph), api_name="/derain"))
+    assert result.read_bytes() == by_command_line(photograph, checkpoint, tmp_path).read_bytes()
+    after, before = open_image(result), open_image(photograph)
+    assert after.pixels.dtype == np.uint16 and np.array_equal(after.alpha, before.alpha)
+    assert not np.array_equal(after.pixels, before.pixels)
+
+
+def test_api_keeps_format_orientation_and_metadata_of_a_jpeg(client, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "A camera"  # orientation: turned by a quarter; maker
+    path = tmp_path / "turned.jpg"
+    Image.fromarray(np.random.default_rng(1).integers(0, 256, (30, 50, 3), dtype=np.uint8)).save(path, exif=exif)
+    with Image.open(client.predict(gradio_client.handle_file(path), api_name="/derain")) as result:
+        assert result.format == "JPEG" and result.size == (30, 50)
+        assert result.getexif()[0x010F] == "A camera" and result.getexif().get(0x0112, 1) == 1
+
+
+def test_only_the_documented_endpoint_is_open_to_clients(client):
+    endpoints = client.view_api(return_format="dict", print_info=False)
+    assert list(endpoints["named_endpoints"]) == ["/derain"]
+    assert "/derain" in (ROOT / "space" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("notes.png", b"only text", "notes.png is not a picture"),
+        ("empty.png", b"", "empty.png is empty"),
+        ("notes.txt", b"only text", "Invalid file type"),
+        ("cut.png", bomb_png(64)[:60], "cut.png is damaged"),
+        ("bomb.png", bomb_png(12000), "more than the limit of 24"),
+    ],
+)
+def test_bad_files_get_one_sentence_that_shows_nothing_of_the_server(client, tmp_path, name, content, message):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(gradio_client.exceptions.AppError, match=message) as caught:
+        client.predict(gradio_client.handle_file(path), api_name="/derain")
+    assert "cache" not in str(caught.value) and "Traceback" not in str(caught.value)
+
+
+# Nothing but what was uploaded or made for the visitor can be read
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/etc/passwd",
+        "/etc/../etc/passwd",
+        "secret.txt",
+        "link.png",
+        "../../../../../../etc/passwd",
+        "..%2f..%2f..%2f..%2f..%2f..%2fetc/passwd",
+        str(ROOT / "space" / "app.py"),
+        str(ROOT / "setup.py"),
+        "file:///etc/passwd",
+        "/proc/self/environ",
+    ],
+)
+def test_no_file_of_the_server_is_served(space, path):
+    for prefix in ("/gradio_api/file=", "/file=", "/gradio_api/file/", "/static/", "/assets/", "/gradio_api/stream/"):
+        response = httpx.get(f"{space}{prefix}{path}")
+        assert response.status_code in (403, 404, 405, 422) or "<!doctype html>" in response.text[:200].lower(), prefix
+        assert (
+            "root:" not in response.text and "a secret" not in response.text and "def build_page" not in response.text
+        )
+
+
+def test_no_file_of_the_server_is_taken_for_an_input(space):
+    picture = next(iter(EXAMPLES))
+    for path in ("/etc/passwd", str(ROOT / "setup.py"), "secret.txt", "link.png", str(picture)):
+        answer = call(space, {"path": path, "meta": {"_type": "gradio.FileData"}})
+        assert "event: error" in answer and "event: complete" not in answer, answer
+        answer = call(space, {"path": path, "url": f"file://{path}", "meta": {"_type": "gradio.FileData"}})
+        assert "event: error" in answer and "event: complete" not in answer, answer
+
+
+def test_no_address_on_the_servers_own_network_is_fetched(space):
+    visits = []
+
+    class Inside(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            visits.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+
+        do_HEAD = do_GET
+
+        def log_message(self, *arguments):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Inside) as inside:
+        threading.Thread(target=inside.serve_forever, daemon=True).start()
+        port = inside.server_port
+        for host in ("127.0.0.1", "localhost", "0.0.0.0", "[::1]", "2130706433", "0x7f000001"):
+            address = f"http://{host}:{port}/inside.png"
+            for file in ({"path": address}, {"path": "inside.png", "url": address}):
+                answer = call(space, {**file, "meta": {"_type": "gradio.FileData"}})
+                assert "event: complete" not in answer, answer
+            httpx.get(f"{space}/gradio_api/proxy={address}")
+            httpx.get(f"{space}/gradio_api/file={address}", follow_redirects=False)
+        inside.shutdown()
+    assert not visits
+
+
+def test_an_upload_stays_in_its_folder_whatever_it_is_called(space):
+    for name in ("../../../evil.png", "/tmp/evil.png", "..\\..\\evil.png", "a/../../evil.png"):
+        stored = Path(upload(space, name, b"x"))
+        assert stored.parent.parent.name == "cache" and ".." not in stored.parts, stored
+
+
+def test_an_oversized_upload_is_refused(space):
+    response = httpx.post(f"{space}/gradio_api/upload", files={"files": ("big.png", bytes(33 << 20))}, timeout=60)
+    assert response.status_code == 413
+
+
+# The page, in a real browser
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    if not (CHROMIUM and CHROMEDRIVER):
+        pytest.skip("chromium and chromedriver are not installed (apt-get install chromium chromium-driver)")
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    downloads = tmp_path_factory.mktemp("browser-downloads")
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for argument in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--window-size=1200,1000",
+        f"--user-data-dir={tempfile.mkdtemp(dir=downloads)}",
+    ):
+        options.add_argument(argument)
+    options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(CHROMEDRIVER))
+    driver.downloads = downloads
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def page(browser, space):
+    browser.set_window_size(1200, 1000)
+    browser.get(space)
+    wait_for(lambda: find(browser, "#rainy input[type=file]"))
+    return browser
+
+
+def find(page, selector: str):
+    return page.find_element("css selector", selector)
+
+
+def find_all(page, selector: str) -> list:
+    return page.find_elements("css selector", selector)
+
+
+def slider_images(page, slider: str = "#slider") -> list:
+    return find_all(page, f"{slider} img[data-testid=imageslider-image]")
+
+
+def fetched(image) -> np.ndarray:
+    with Image.open(io.BytesIO(httpx.get(image.get_attribute("src")).content)) as picture:
+        assert picture.format == "PNG"
+        return np.asarray(picture.convert("RGB"))
+
+
+def test_page_shows_both_pictures_without_loss_and_downloads_the_command_lines_result(page, checkpoint, tmp_path):
+    path = tmp_path / "street.png"
+    Image.fromarray(np.random.default_rng(2).integers(0, 256, (80, 120, 3), dtype=np.uint8)).save(path)
+    expected = by_command_line(path, checkpoint, tmp_path)
+    find(page, "#rainy input[type=file]").send_keys(str(path))
+    before, after = wait_for(lambda: slider_images(page))
+    assert np.array_equal(fetched(before), np.asarray(Image.open(path)))
+    assert np.array_equal(fetched(after), np.asarray(Image.open(expected)))
+    wait_for(lambda: find(page, "#result a")).click()
+    saved = page.downloads / "street-derained.png"
+    wait_for(lambda: saved.is_file())
+    assert saved.read_bytes() == expected.read_bytes()
+    assert "120 × 80 pixels" in wait_for(lambda: find(page, "#summary").text)
+    chart = find(page, "#chart svg")
+    assert "encoder blends" in chart.get_attribute("aria-label")
+    config = UniRainConfig.from_name("unirain-tiny")
+    assert len(find_all(page, "#chart rect")) == config.num_routers * config.num_experts
+    assert all(image.get_attribute("alt") for image in slider_images(page))
+
+
+def test_slider_moves_with_the_mouse_and_with_the_keyboard(page):
+    from selenium.webdriver import ActionChains, Keys
+
+    find_all(page, "#examples button.thumbnail-item")[0].click()
+    wait_for(lambda: slider_images(page))
+    handle = wait_for(lambda: find(page, "#slider [role=slider]"))
+
+    def shown_before() -> float:
+        """Share of the picture, in percent, left of the handle."""
+        return float(slider_images(page)[1].value_of_css_property("clip-path").rstrip("%)").split()[-1])
+
+    assert shown_before() == pytest.approx(50, abs=2)
+    ActionChains(page).drag_and_drop_by_offset(handle, -100, 0).perform()
+    dragged = shown_before()
+    assert dragged < 45
+    handle.send_keys(Keys.END)
+    assert shown_before() > 98
+    handle.send_keys(Keys.HOME)
+    assert shown_before() < 2
+    handle.send_keys(Keys.ARROW_RIGHT)
+    assert shown_before() == pytest.approx(5, abs=1)
+
+
+def test_every_example_works_and_has_a_text_alternative(page):
+    thumbnails = find_all(page, "#examples button.thumbnail-item")
+    assert len(thumbnails) == len(EXAMPLES) >= 4
+    captions = [find(thumbnail, "img").get_attribute("alt") for thumbnail in thumbnails]
+    assert {caption[-4:-1] for caption in captions} >= {"DRS", "DRD", "NRS", "NRD"}
+    for example, thumbnail in zip(EXAMPLES, thumbnails, strict=True):
+        thumbnail.click()
+        name = f"{example.stem}-derained{example.suffix}"
+        wait_for(lambda name=name: name in find(page, "#result").text.replace("\n", ""))
+
+
+def test_a_text_file_and_a_false_picture_are_explained(page, tmp_path):
+    text = tmp_path / "notes.txt"
+    text.write_text("no picture")
+    find(page, "#rainy input[type=file]").send_keys(str(text))
+    assert "nvalid file type" in wait_for(lambda: find(page, ".toast-body")).text
+    false = tmp_path / "false.png"
+    false.write_text("no picture")
+    find(page, "#rainy input[type=file]").send_keys(str(false))
+    wait_for(lambda: any("false.png is not a picture" in toast.text for toast in find_all(page, ".toast-body")))
+
+
+def test_rain_is_rendered_and_removed_with_figures(page, tmp_path):
+    path = tmp_path / "clean.png"
+    Image.fromarray(np.full((96, 128, 3), 128, np.uint8)).save(path)
+    find(page, "button[role=tab]:nth-of-type(2)").click()
+    find(page, "#clean input[type=file]").send_keys(str(path))
+    wait_for(lambda: "clean" in find(page, "#clean").text)
+    find(page, "#render").click()
+    rainy, derained = wait_for(lambda: slider_images(page, "#pair"))
+    assert not np.array_equal(fetched(rainy), fetched(derained))
+    figures = wait_for(lambda: [cell.text for cell in find_all(page, "#figures td") if cell.text.strip()])
+    numbers = [float(text) for text in figures if text.replace(".", "").replace("-", "").isdigit()]
+    clean = np.full((96, 128, 3), 128.0)
+    error = np.mean((fetched(rainy) / 255 - clean / 255) ** 2)
+    assert numbers[0] == pytest.approx(-10 * np.log10(error), abs=0.01), figures
+
+
+def test_several_files_come_back_in_one_archive_and_a_bad_one_is_reported(page, tmp_path):
+    paths = []
+    for number in range(2):
+        paths.append(tmp_path / f"street-{number}.jpg")
+        Image.fromarray(np.random.default_rng(number).integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(paths[-1])
+    paths.append(tmp_path / "broken.png")
+    paths[-1].write_text("no picture")
+    find(page, "button[role=tab]:nth-of-type(3)").click()
+    find(page, "#several input[type=file]").send_keys("\n".join(map(str, paths)))
+    wait_for(lambda: "broken" in find(page, "#several").text)
+    find(page, "#run-several").click()
+    link = wait_for(lambda: find(page, "#archive a")).get_attribute("href")
+    assert "broken.png is not a picture" in wait_for(lambda: find(page, "#report").text)
+    with zipfile.ZipFile(io.BytesIO(httpx.get(link).content)) as archive:
+        assert archive.namelist() == ["street-0-derained.jpg", "street-1-derained.jpg"]
+
+
+def test_nothing_is_cut_off_on_a_narrow_screen(page):
+    page.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True}
+    )
+    try:
+        page.refresh()
+        wait_for(lambda: find_all(page, "#examples button.thumbnail-item"))[0].click()
+        wait_for(lambda: slider_images(page))
+        wait_for(lambda: find(page, "#chart svg"))
+        assert page.execute_script("return document.documentElement.scrollWidth") <= 360
+        for selector in ("#run", "#stop", "#slider", "#result", "#examples"):
+            box = find(page, selector).rect
+            assert box["x"] >= 0 and box["x"] + box["width"] <= 360, selector
+    finally:
+        page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+# The Space as it is published
+
+
+def test_the_published_space_runs_without_the_package_and_uses_zerogpu_where_it_is(checkpoint, hub, tmp_path):
+    """The upload alone, in a folder of its own, beside a stand-in for the `spaces` package of ZeroGPU."""
+    publish("space", ROOT / "space", "me/demo")
+    folder = tmp_path / "space"
+    for name, content in hub.files("me/demo", "space").items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    lent = folder / "lent"
+    (folder / "spaces.py").write_text(
+        "def GPU(function):\n"
+        "    def borrowed(*arguments):\n"
+        f"        open({str(lent)!r}, 'a').write('x')\n"
+        "        return function(*arguments)\n"
+        "    return borrowed\n"
+    )
+    with running(folder / "app.py", checkpoint, folder, "") as address:
+        client = gradio_client.Client(address, verbose=False, download_files=tmp_path / "downloads")
+        for example in (folder / "examples").glob("*.[jp][pn]g"):
+            assert client.predict(gradio_client.handle_file(example), api_name="/derain")
+    assert lent.read_text() == "x" * len(EXAMPLES)
+
+
+def test_a_missing_checkpoint_is_one_sentence(tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, ROOT / "space" / "app.py", "--checkpoint", str(tmp_path / "nowhere")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and "Traceback" not in done.stderr and "nowhere" in done.stderr
+
+
+def test_requirements_are_what_the_vendored_package_imports():
+    """They install on a fresh machine what the app needs: the package's own requirements, less the command line's."""
+    listed = {
+        line.split(">")[0] for line in (ROOT / "space" / "requirements.txt").read_text().splitlines() if line[0] != "#"
+    }
+    setup = (ROOT / "setup.py").read_text().split("install_requires=[")[1].split("]")[0]
+    wanted = {json.loads(line.strip().rstrip(",")).split(">")[0] for line in setup.strip().splitlines()}
+    assert listed == wanted - {"typer"}
+    assert all(importlib.util.find_spec({"pillow": "PIL"}.get(name, name)) for name in listed)
