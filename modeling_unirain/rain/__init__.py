@@ -169,10 +169,10 @@ def _veiled(image: np.ndarray, veil: Veil, rng: np.random.Generator) -> np.ndarr
     """Airlight over the scene, more of it towards the top, where the scene is mostly farther away."""
     height, width = image.shape[:2]
     depth = 1 + veil.slope * np.linspace(0.8, -0.8, height, dtype=np.float32)[:, None]
-    if veil.local > 0.5:
-        depth = depth + 0.35 * smooth_noise(height, width, max(height, width) / 3, rng)
-    veiled = np.clip(veil.strength * depth, 0, 0.9)[..., None]
-    return image + veiled * (veil.level - image)
+    if veil.unevenness > 0:
+        depth = depth + veil.unevenness * smooth_noise(height, width, max(height, width) / 3, rng)
+    airlight = 1 - np.power(np.float32(1 - veil.strength), np.maximum(depth, 0))[..., None]
+    return image + airlight * (veil.level - image)
 
 
 def _captured(image: np.ndarray, parameters: RainParameters, rng: np.random.Generator) -> np.ndarray:

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from modeling_unirain.rain.filters import gaussian_blur, luminance, resize, smooth_noise
+from modeling_unirain.rain.night import LAMP_COLOURS
 from modeling_unirain.rain.parameters import Drops
 
 
@@ -28,22 +29,23 @@ def add_drops(
 ) -> np.ndarray:
     """Puts one population of drops in front of `image`; they refract `scene`, the whole photograph at any size."""
     height, width = image.shape[:2]
-    cover, local_x, local_y = _surface(drops, height, width, scale, rng)
+    surface = _surface(drops, height, width, scale, rng)
     if drops.film > 0:
         image = _wet(image, drops.film * scale, rng)
-    if not cover.any():
+    pixels = np.flatnonzero(surface[0] > 0)
+    if len(pixels) == 0:
         return image
-    colour = _refract(local_x, local_y, _seen_scene(scene, drops, night, scale, rng), drops, rng)
-    layer = np.concatenate([colour * cover[..., None], cover[..., None]], axis=-1)
-    layer = gaussian_blur(layer, drops.defocus * drops.radius * scale)
-    alpha = layer[..., 3:] * drops.opacity
-    return image * (1 - alpha) + layer[..., :3] * drops.opacity
+    cover, local_x, local_y, steepness = surface.reshape(4, -1)[:, pixels]
+    seen = _seen_scene(scene, drops, night, scale, rng)
+    layer = np.zeros((height * width, 4), np.float32)
+    layer[pixels, :3] = _refract(local_x, local_y, steepness, seen, drops, rng) * cover[:, None]
+    layer[pixels, 3] = cover
+    layer = gaussian_blur(layer.reshape(height, width, 4), drops.defocus * scale) * np.float32(drops.opacity)
+    return image * (1 - layer[..., 3:]) + layer[..., :3]
 
 
-def _surface(
-    drops: Drops, height: int, width: int, scale: float, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Cover (0 to 1) and the position inside the drop relative to its radius, where outlines that overlap merge."""
+def _surface(drops: Drops, height: int, width: int, scale: float, rng: np.random.Generator) -> np.ndarray:
+    """Four planes, (4, height, width): cover (0 to 1), position (x, y) inside the drop in its radii, and relative steepness."""
     radius = drops.radius * scale
     margin = 1.5 * radius
     area = (height + 2 * margin) * (width + 2 * margin)
@@ -78,8 +80,8 @@ def _with_trails(
 
 def _merge(
     x: np.ndarray, y: np.ndarray, r: np.ndarray, drops: Drops, height: int, width: int, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Sums every drop's falloff over its own pixels; the outline is a level set of the sum."""
+) -> np.ndarray:
+    """Sums every drop's falloff over its own pixels; the outline is a level set of the sum, so neighbours run together."""
     reach = REACH * r * (1 + drops.irregularity)
     rx, ry = reach, reach * drops.elongation
     left, right = np.clip(np.floor(x - rx), 0, width), np.clip(np.ceil(x + rx) + 1, 0, width)
@@ -89,7 +91,8 @@ def _merge(
     waves = np.arange(2, 5)
     strength = drops.irregularity * rng.standard_normal((len(x), 3)) / waves
     phase = rng.uniform(0, 2 * np.pi, (len(x), 3))
-    total = np.zeros((3, height * width))
+    steepness = rng.uniform(0.6, 1.2, len(x))  # drops of one rain differ in contact angle
+    total = np.zeros((4, height * width))
     for chunk in np.array_split(np.arange(len(x)), max(1, int(size.sum()) // 1_000_000)):
         owner = np.repeat(chunk, size[chunk])
         order = np.arange(len(owner)) - np.repeat(np.cumsum(size[chunk]) - size[chunk], size[chunk])
@@ -104,14 +107,14 @@ def _merge(
             u, v = u / shape, v / shape
         falloff = np.maximum(0, 1 - (u * u + v * v) / REACH**2) ** 2
         index = (py * width + px).astype(np.int64)
-        for plane, weight in zip(total, (falloff, falloff * u, falloff * v), strict=True):
+        sums = (falloff, falloff * u, falloff * v, falloff * steepness[owner])
+        for plane, weight in zip(total, sums, strict=True):
             plane += np.bincount(index, weight, minlength=height * width)
-    field, local_x, local_y = total.reshape(3, height, width).astype(np.float32)
+    field = total[0]
+    total[1:] /= np.maximum(field, 1e-6)
     # about one pixel of soft outline: the falloff's slope there is about 1.4 / radius
-    softness = np.float32(max(0.04, 1.4 / (drops.radius + 1)))
-    cover = np.clip((field - OUTLINE) / softness + 0.5, 0, 1)
-    weight = np.maximum(field, 1e-6)
-    return cover, local_x / weight, local_y / weight
+    total[0] = np.clip((field - OUTLINE) / max(0.04, 1.4 / (drops.radius + 1)) + 0.5, 0, 1)
+    return total.reshape(4, height, width).astype(np.float32)
 
 
 def _seen_scene(scene: np.ndarray, drops: Drops, night: bool, scale: float, rng: np.random.Generator) -> np.ndarray:
@@ -121,8 +124,20 @@ def _seen_scene(scene: np.ndarray, drops: Drops, night: bool, scale: float, rng:
     factor = size / max(height, width)
     rows, columns = max(4, round(height * factor)), max(4, round(width * factor))
     seen = np.clip(resize(scene, rows, columns, Image.Resampling.BOX), 0, 1)
-    if night:  # lamps are clipped in the photograph but not in what a drop gathers
-        return seen * (1 + 2.5 * luminance(seen)[..., None] ** 2)
+    if (
+        night
+    ):  # lamps are clipped in the photograph but not in what a drop gathers, and some of them are beyond its frame
+        seen = seen * (1 + 2.5 * luminance(seen)[..., None] ** 2)
+        y, x = np.mgrid[0:rows, 0:columns].astype(np.float32)
+        for _ in range(drops.lamps):
+            square = (x - rng.uniform(0, columns)) ** 2 + (y - rng.uniform(0, rows)) ** 2
+            spot = (
+                min(1.0, size / 40)
+                * rng.uniform(0.2, 1.5)
+                * np.exp(-square / (size * rng.uniform(0.02, 0.12) + 0.5) ** 2)
+            )
+            seen = seen + spot[..., None] * np.array(LAMP_COLOURS[rng.integers(len(LAMP_COLOURS))], np.float32)
+        return seen
     if drops.sky > 0:
         sky = np.array([0.93, 0.96, 1.0], np.float32) * np.float32(rng.uniform(0.75, 1.05))
         fade = np.clip(1 - np.arange(rows) / (0.55 * rows), 0, 1).astype(np.float32)[:, None, None] * drops.sky
@@ -131,11 +146,16 @@ def _seen_scene(scene: np.ndarray, drops: Drops, night: bool, scale: float, rng:
 
 
 def _refract(
-    local_x: np.ndarray, local_y: np.ndarray, seen: np.ndarray, drops: Drops, rng: np.random.Generator
+    local_x: np.ndarray,
+    local_y: np.ndarray,
+    steepness: np.ndarray,
+    seen: np.ndarray,
+    drops: Drops,
+    rng: np.random.Generator,
 ) -> np.ndarray:
-    """The colour of every pixel inside a drop."""
+    """The colour, (pixels, 3), at each of the given positions inside drops."""
     rho = np.minimum(np.hypot(local_x, local_y), 1.15)
-    sin_beta = rho * math.sin(math.radians(drops.contact_angle))
+    sin_beta = rho * steepness * math.sin(math.radians(drops.contact_angle))
     sin_out = np.minimum(REFRACTIVE_INDEX * sin_beta, 0.999)
     delta = np.arcsin(sin_out) - np.arcsin(np.minimum(sin_beta, 1))
     reach = -np.tan(delta) * drops.focal_length / np.maximum(rho, 1e-4)

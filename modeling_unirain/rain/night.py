@@ -3,8 +3,9 @@
 import math
 
 import numpy as np
+from PIL import Image
 
-from modeling_unirain.rain.filters import gaussian_blur, luminance
+from modeling_unirain.rain.filters import gaussian_blur, luminance, resize
 from modeling_unirain.rain.parameters import Night
 
 
@@ -19,6 +20,8 @@ LAMP_COLOURS = (
     (1.0, 0.8, 0.3),
 )
 GAMMA = 2.2
+LIGHT_GRID = 24
+"""The light on the rain is so smooth that a grid of this many cells a side holds it."""
 
 
 def is_night(image: np.ndarray) -> bool:
@@ -44,7 +47,8 @@ def darken(image: np.ndarray, night: Night, rng: np.random.Generator) -> np.ndar
         core = size * math.exp(rng.uniform(math.log(0.0008), math.log(0.008))) + 0.5
         square = (x - cx) ** 2 + (y - cy) ** 2
         pool = 1 / (1 + square / (size * rng.uniform(0.08, 0.35)) ** 2)
-        halo = night.glow * 0.15 / (1 + square / (3 * core) ** 2) ** rng.uniform(1.0, 1.8)
+        spread = 1 + square / (rng.uniform(2, 6) * core) ** 2
+        halo = night.glow * 0.15 / (spread * np.sqrt(spread))
         light += (rng.uniform(0.5, 6) * pool)[..., None] * colour
         glow += (1.5 * np.exp(-square / (2 * core**2)))[..., None] * (0.3 * colour + 0.7) + halo[..., None] * colour
     lit = linear * light
@@ -58,6 +62,8 @@ def darken(image: np.ndarray, night: Night, rng: np.random.Generator) -> np.ndar
 
 def scene_light(scene: np.ndarray, height: int, width: int) -> np.ndarray:
     """The light that falls on rain at every pixel: the scene's bright parts, widely blurred; (height, width, 3), about 1 at its brightest."""
-    light = gaussian_blur(scene**GAMMA, 0.08 * math.hypot(height, width))
-    light = np.maximum(light, 0) ** (1 / GAMMA)
-    return light / max(float(luminance(light).max()), 0.05)
+    rows, columns = min(scene.shape[0], LIGHT_GRID), min(scene.shape[1], LIGHT_GRID)
+    light = np.maximum(resize(scene, rows, columns, Image.Resampling.BOX), 0) ** GAMMA
+    light = np.maximum(gaussian_blur(light, 0.1 * LIGHT_GRID), 0) ** (1 / GAMMA)
+    light = light / max(float(luminance(light).max()), 0.05)
+    return resize(light, height, width, Image.Resampling.BICUBIC)

@@ -20,12 +20,16 @@ SCALE_EXPONENT = 0.7
 # Shares of the styles among streak images. Each is modelled on what it is named after (PSNR of the input in RGB, dB, from faint to heavy).
 STREAK_STYLES = {
     # name: (share, (PSNR at severity 0+, PSNR at severity 1))
-    "sharp": (0.17, (36.0, 19.0)),  # Rain100L, Yang et al., CVPR 2017: one direction, sharp, additive; mean input 25.5
-    "storm": (0.17, (20.0, 9.5)),  # Rain100H, same: several directions of strong line streaks; mean input 12.1
-    "photoshop": (0.22, (31.0, 13.0)),  # Rain800, Zhang et al., ID-CGAN: blurred noise, screened; mean input 21.2
-    "driving": (0.12, (38.0, 21.0)),  # NiteDR, Shi et al.: thin, long, faint; mean input 26 to 29
-    "physical": (0.16, (36.0, 16.0)),  # particles at several depths with Marshall-Palmer sizes, and haze
-    "rods": (0.06, (34.0, 18.0)),  # CARLARain: short opaque rods of one width; mean input 24 to 28
+    "sharp": (0.16, (36.0, 19.0)),  # Rain100L, Yang et al., CVPR 2017: one direction, sharp, additive; mean input 25.5
+    "storm": (0.16, (20.0, 9.5)),  # Rain100H, same: several directions of strong line streaks; mean input 12.1
+    "photoshop": (0.20, (31.0, 13.0)),  # Rain800, Zhang et al., ID-CGAN: blurred noise, screened; mean input 21.2
+    "driving": (0.11, (38.0, 21.0)),  # NiteDR, Shi et al.: thin, long, faint; mean input 26 to 29
+    "physical": (0.13, (36.0, 16.0)),  # particles at several depths with Marshall-Palmer sizes, and haze
+    "rods": (0.05, (34.0, 18.0)),  # CARLARain: short opaque rods of one width; mean input 24 to 28
+    "fog": (
+        0.09,
+        (38.0, 22.0),
+    ),  # Outdoor-Rain, Li et al., CVPR 2019; RainCityscapes, Hu et al., CVPR 2019: streaks in thick airlight
     "wild": (0.10, (36.0, 13.0)),  # any mixture, for rain that no one foresaw
 }
 LAYER_FILE_SHARE = 0.15
@@ -34,6 +38,10 @@ NEAR_CLEAN_SHARE = 0.06
 """Share of images with hardly any rain, so that a model learns to leave clean photographs alone."""
 JPEG_SHARE = 0.22
 SOFT_SHARE = 0.06
+VEIL_SHARES = {"fog": 1.0, "physical": 0.5, "wild": 0.35, "rods": 0.05}
+"""How often airlight lies over the scene; 0.12 for every other style."""
+STREAKS_BEHIND_DROPS_SHARE = 0.15
+"""How often light streaks fall behind drops on the lens (as in RainDS, Quan et al., CVPR 2021)."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +74,14 @@ class StreakLayer:
 
 @dataclass(frozen=True)
 class Drops:
-    """A population of drops on the lens or a pane. `radius` px; `defocus` in radii; `contact_angle` degrees; `focal_length` image widths."""
+    """One population of drops on the lens or on a pane before it.
+
+    `coverage` is the expected share of the image behind them; `radius` and the blur `defocus` are in pixels, `spread` is the log standard
+    deviation of the radii; `irregularity` bends the outlines, `elongation` stretches them downwards; `clustering` is the share that runs
+    into a neighbour, `trails` the share that left a trail. `contact_angle` in degrees and `focal_length` in image widths set the
+    refraction; `sky` is how bright the sky beyond the frame is by day, `lamps` how many lamps are beyond it by night; `film` is the
+    bending, in pixels, by the wet glass between the drops.
+    """
 
     coverage: float
     radius: float
@@ -81,17 +96,21 @@ class Drops:
     opacity: float
     highlight: float
     sky: float
+    lamps: int
     film: float
 
 
 @dataclass(frozen=True)
 class Veil:
-    """Scattering by distant rain (Koschmieder): transmission falls with a pseudo-depth that grows upwards by `slope`."""
+    """Airlight scattered by distant rain or fog (Koschmieder's law): at unit depth it replaces `strength` of the scene by `level`.
+
+    No depth is known: a pseudo-depth grows upwards by `slope` and varies smoothly by `unevenness`.
+    """
 
     strength: float
     level: float
     slope: float
-    local: float
+    unevenness: float
 
 
 @dataclass(frozen=True)
@@ -146,6 +165,9 @@ def draw_parameters(
     contrast, brightness, noise, blur, quality = _draw_capture(rng, style)
     layers = _draw_layers(rng, style, severity, night, num_files) if streaks else ()
     drops = () if streaks else _draw_drops(rng, severity)
+    if drops and rng.random() < STREAKS_BEHIND_DROPS_SHARE:
+        behind = _choose(rng, {"sharp": 0.4, "driving": 0.3, "physical": 0.3})
+        layers = _draw_layers(rng, behind, 0.6 * severity, night, num_files)
     veil = _draw_veil(rng, style, severity, night)
     quiet = severity < 0.05  # hardly any rain: nothing else may be wrong with the image either
     return RainParameters(
@@ -275,7 +297,7 @@ def _draw_layers(
             taper=rng.uniform(0, 0.2),
             blend=_choose(rng, {"alpha": 0.7, "add": 0.3}),
         )
-    elif style == "physical":
+    elif style in ("physical", "fog"):
         layers += _physical_layers(rng, decibel, severity, angle, shared)
     else:
         count = int(rng.integers(1, 5))
@@ -378,47 +400,52 @@ def _gain(decibel: float, share: float, energy: float, blend: str) -> float:
 
 
 def _draw_veil(rng: np.random.Generator, style: str, severity: float, night: bool) -> Veil | None:
-    share = {"physical": 0.5, "wild": 0.35, "drops": 0.12, "rods": 0.05}.get(style, 0.15)
-    used = rng.random() < share
-    strength = rng.uniform(0.02, 0.5 if style in ("physical", "wild") else 0.2) * (0.2 + 0.8 * severity)
-    veil = Veil(strength, rng.uniform(0.08, 0.3) if night else rng.uniform(0.6, 0.95), rng.uniform(0, 1), rng.random())
+    used = rng.random() < VEIL_SHARES.get(style, 0.12)
+    thickest = {"fog": 0.75, "physical": 0.4, "wild": 0.4}.get(style, 0.2)
+    thinnest = 0.15 if style == "fog" else 0.02
+    veil = Veil(
+        strength=rng.uniform(thinnest, thickest) * (0.2 + 0.8 * severity),
+        level=rng.uniform(0.08, 0.35) if night else rng.uniform(0.55, 0.97),
+        slope=rng.uniform(0, 1),
+        unevenness=0.0 if rng.random() < 0.5 else rng.uniform(0.1, 0.5),
+    )
     return veil if used else None
 
 
 def _draw_drops(rng: np.random.Generator, severity: float) -> tuple[Drops, ...]:
-    """One to three populations: a few large drops, many small ones, or a fine mist."""
-    populations = []
-    focus = _choose(
-        rng, {"sharp": 0.3, "soft": 0.45, "blurred": 0.25}
-    )  # a lens has one depth of field for all its drops
-    defocus = {"sharp": rng.uniform(0.03, 0.15), "soft": rng.uniform(0.15, 0.45), "blurred": rng.uniform(0.4, 1.0)}[
-        focus
-    ]
-    contact_angle, focal_length = rng.uniform(25, 75), rng.uniform(0.5, 1.3)
-    sky = 0.0 if rng.random() < 0.4 else rng.uniform(0.2, 1.0)
-    film = 0.0 if rng.random() < 0.9 else rng.uniform(0.2, 0.9) * severity
-    coverage = 0.02 * min(1.0, severity * 10) + 0.5 * severity**1.4 * rng.uniform(0.5, 1.0)
+    """One to three populations: a few large drops, many small ones, a fine mist."""
     count = int(rng.integers(1, 4))
-    for share in rng.dirichlet(np.full(count, 1.5)):
-        populations.append(
-            Drops(
-                coverage=coverage * float(share),
-                radius=_log_uniform(rng, 2.0, 30.0),
-                spread=rng.uniform(0.15, 0.6),
-                irregularity=rng.uniform(0, 0.28),
-                elongation=rng.uniform(0.85, 1.6),
-                clustering=rng.uniform(0, 0.6),
-                trails=0.0 if rng.random() < 0.75 else rng.uniform(0.05, 0.4),
-                contact_angle=contact_angle,
-                focal_length=focal_length,
-                defocus=defocus,
-                opacity=rng.uniform(0.6, 1.0) * min(1.0, 0.3 + 2 * severity),
-                highlight=0.0 if rng.random() < 0.4 else rng.uniform(0.1, 0.9),
-                sky=sky,
-                film=film,
-            )
+    radii = [_log_uniform(rng, 2.0, 30.0) for _ in range(count)]
+    # one lens, one depth of field: the same blur in pixels for all its drops, so the small ones fade first
+    focus = _choose(rng, {"sharp": 0.3, "soft": 0.45, "blurred": 0.25})
+    sharpest, softest = {"sharp": (0.03, 0.12), "soft": (0.12, 0.4), "blurred": (0.4, 0.9)}[focus]
+    defocus = rng.uniform(sharpest, softest) * max(radii)
+    shared = {
+        "contact_angle": rng.uniform(25, 75),
+        "focal_length": rng.uniform(0.5, 1.3),
+        "highlight": 0.0 if rng.random() < 0.45 else rng.uniform(0.1, 0.9),
+        "sky": 0.0 if rng.random() < 0.35 else rng.uniform(0.2, 1.0),
+        "lamps": int(rng.integers(0, 7)),
+    }
+    film = 0.0 if rng.random() < 0.9 else rng.uniform(0.2, 0.9) * severity
+    coverage = 0.03 * min(1.0, 10 * severity) + 0.6 * severity**1.2 * rng.uniform(0.4, 1.0)
+    opacity = rng.uniform(0.65, 1.0) * min(1.0, 0.3 + 2 * severity)
+    return tuple(
+        Drops(
+            coverage=coverage * float(share),
+            radius=radius,
+            spread=rng.uniform(0.15, 0.6),
+            irregularity=0.3 * rng.random() ** 2,
+            elongation=rng.uniform(0.85, 1.4),
+            clustering=0.5 * rng.random() ** 2,
+            trails=0.0 if rng.random() < 0.8 else rng.uniform(0.05, 0.4),
+            defocus=min(defocus, 0.8 * radius),
+            opacity=opacity,
+            film=film if index == 0 else 0.0,
+            **shared,
         )
-    return tuple(populations)
+        for index, (share, radius) in enumerate(zip(rng.dirichlet(np.full(count, 1.5)), radii, strict=True))
+    )
 
 
 def _draw_night(rng: np.random.Generator) -> Night:
