@@ -288,6 +288,10 @@ class PictureStore:
             results = threads.map(task, range(len(self._pictures)))
             return list(tqdm(results, title, len(self._pictures), unit="picture", delay=2, leave=False))
 
+    def kept(self) -> int:
+        """Bytes of decoded pictures in the cache."""
+        return 0 if self._memory is None else int(self._used[0])
+
     def read(self, number: int) -> np.ndarray:
         """The picture as a read-only uint8 array (height, width, 3)."""
         if self._memory is None:
@@ -339,7 +343,8 @@ class PictureStore:
         picture = self._pictures[number]
         try:
             with Image.open(picture if isinstance(picture, Path) else picture.open()) as image:
-                turned = image.getexif().get(ORIENTATION, 1) >= 5  # those that swap the sides
+                tagged = image.format != "PNG" or "exif" in image.info  # without, Pillow searches a PNG to its end
+                turned = tagged and image.getexif().get(ORIENTATION, 1) >= 5  # those that swap the sides
                 return image.size if turned else image.size[::-1]
         except Exception:  # broken, or a kind that `read_rgb` knows and Pillow does not
             return self._decoded_size(number)
