@@ -9,12 +9,11 @@ from .checkpoint_unirain import ResolvesCheckpointNames
 
 
 NAMED_SIZES = {
-    # The released size, designed for a laptop CPU: everything at half resolution or below, convolutions throughout.
+    # The released size, designed for a laptop CPU: convolutions throughout, few channels at full resolution.
     "unirain": {},
     # A reconstruction matched in size to the paper's network (24.4 M parameters, 126.5 G multiply-accumulates at
     # 3 x 256 x 256). Restormer's skeleton, which the authors' code descends from; not "the authors' network".
     "unirain-base": {
-        "patch_size": 1,
         "mixer_type": "attention",
         "encoder_hidden_sizes": [48, 96, 192],
         "encoder_depths": [4, 6, 6],
@@ -49,7 +48,6 @@ class UniRainConfig(ResolvesCheckpointNames, PreTrainedConfig):
     to coarse, the decoder's from coarse to fine.
 
     Args:
-        patch_size (`int`): Factor of the pixel-unshuffle in front of the network; 1 works at full resolution.
         mixer_type (`str`): What mixes positions before each feed-forward: `"convolution"` (NAFNet's gated depth-wise
             convolution) or `"attention"` (Restormer's attention across channels).
         encoder_hidden_sizes, encoder_depths (`list[int]`): Channels and MoE blocks of each encoder level.
@@ -71,15 +69,14 @@ class UniRainConfig(ResolvesCheckpointNames, PreTrainedConfig):
     model_type = "unirain"
 
     num_channels: int = 3
-    patch_size: int = 2
     mixer_type: Literal["convolution", "attention"] = "convolution"
-    encoder_hidden_sizes: list[int] | tuple[int, ...] = (48, 72, 144)
-    encoder_depths: list[int] | tuple[int, ...] = (2, 3, 3)
+    encoder_hidden_sizes: list[int] | tuple[int, ...] = (16, 32, 64, 128)
+    encoder_depths: list[int] | tuple[int, ...] = (1, 2, 3, 4)
     latent_hidden_size: int = 192
     latent_depth: int = 4
-    decoder_hidden_sizes: list[int] | tuple[int, ...] = (144, 72, 48)
-    decoder_depths: list[int] | tuple[int, ...] = (3, 3, 2)
-    refinement_depth: int = 2
+    decoder_hidden_sizes: list[int] | tuple[int, ...] = (128, 64, 32, 16)
+    decoder_depths: list[int] | tuple[int, ...] = (4, 3, 2, 1)
+    refinement_depth: int = 1
     num_attention_heads: list[int] | tuple[int, ...] | None = None
     expert_types: list[str] | tuple[str, ...] = ("local", "directional", "regional")
     encoder_routing: Literal["soft", "hard"] = "soft"
@@ -110,7 +107,7 @@ class UniRainConfig(ResolvesCheckpointNames, PreTrainedConfig):
     @property
     def size_divisor(self) -> int:
         """Height and width must be multiples of this: the latent's stride, and the coarsest regional expert's."""
-        return self.patch_size * 2 ** (len(self.encoder_depths) + 1)
+        return 2 ** (len(self.encoder_depths) + 1)
 
     @property
     def feature_size(self) -> int:
@@ -130,7 +127,6 @@ class UniRainConfig(ResolvesCheckpointNames, PreTrainedConfig):
                 f"Encoder and decoder need one size and one depth per level, at least one; got {lengths}."
             )
         counts = {
-            "patch_size": [self.patch_size],
             "num_channels": [self.num_channels],
             "encoder_hidden_sizes": self.encoder_hidden_sizes,
             "encoder_depths": self.encoder_depths,

@@ -404,11 +404,10 @@ class UniRainForImageDeraining(UniRainPreTrainedModel):
     def __init__(self, config: UniRainConfig):
         super().__init__(config)
         config.validate()  # overrides given to `from_pretrained` have not been checked yet
-        in_channels = config.num_channels * config.patch_size**2
-        self.patch_embed = nn.Conv2d(in_channels, config.encoder_hidden_sizes[0], 3, padding=1)
+        self.patch_embed = nn.Conv2d(config.num_channels, config.encoder_hidden_sizes[0], 3, padding=1)
         self.encoder = UniRainSoftMoEEncoder(config)
         self.decoder = UniRainHardMoEDecoder(config)
-        self.output_projection = nn.Conv2d(config.decoder_hidden_sizes[-1], in_channels, 3, padding=1)
+        self.output_projection = nn.Conv2d(config.decoder_hidden_sizes[-1], config.num_channels, 3, padding=1)
         self.post_init()
 
     def forward(
@@ -435,9 +434,9 @@ class UniRainForImageDeraining(UniRainPreTrainedModel):
         if routes is not None:
             routes = routes.expand(pixel_values.shape[0], -1, -1)
         routing = Routing(routes)
-        features, skips = self.encoder(self._embed(pixel_values), routing)
+        features, skips = self.encoder(self.patch_embed(pixel_values), routing)
         residual = self.output_projection(self.decoder(features, skips, routing))
-        reconstruction = pixel_values + F.pixel_shuffle(residual, self.config.patch_size)
+        reconstruction = pixel_values + residual
 
         output = UniRainOutput(reconstruction=reconstruction)
         if labels is not None:
@@ -463,7 +462,7 @@ class UniRainForImageDeraining(UniRainPreTrainedModel):
         """
         self._check(windows)
         routing = Routing(pool_batch=True)
-        features, skips = self.encoder(self._embed(windows), routing)
+        features, skips = self.encoder(self.patch_embed(windows), routing)
         self.decoder(features, skips, routing)
         return torch.stack(routing.weights, dim=1)[:1]
 
@@ -478,12 +477,9 @@ class UniRainForImageDeraining(UniRainPreTrainedModel):
             `Tensor` of shape `(batch, config.feature_size)`, float32.
         """
         self._check(pixel_values)
-        features, skips = self.encoder(self._embed(pixel_values), Routing())
+        features, skips = self.encoder(self.patch_embed(pixel_values), Routing())
         levels = [level.float().flatten(2) for level in (*skips, features)]
         return torch.cat([statistic for level in levels for statistic in (level.mean(-1), level.std(-1))], dim=1)
-
-    def _embed(self, pixel_values: Tensor) -> Tensor:
-        return self.patch_embed(F.pixel_unshuffle(pixel_values, self.config.patch_size))
 
     def _check(self, pixel_values: Tensor, routes: Tensor | None = None) -> None:
         channels, divisor = self.config.num_channels, self.config.size_divisor
