@@ -246,9 +246,9 @@ class Distillation:
             ValueError, OSError: with one sentence, as early as it can be known.
         """
         self._check()
-        references = self.describe("reference", self.list("reference", list_references, Reference))
+        references = self.describe("reference", self.listing("reference", list_references, Reference))
         index = self.build_index(references)
-        candidates = self.describe("pair", self.list("pair", list_pairs, RainPair))
+        candidates = self.describe("pair", self.listing("pair", list_pairs, RainPair))
         retrieved = self.retrieve(candidates, index)
         ballots = [self.judge(judge, candidates, retrieved, index) for judge in self.backends.judges]
         if not self.process.is_main:
@@ -280,7 +280,7 @@ class Distillation:
 
     # ---- Lists ----------------------------------------------------------------------------------------------------------
 
-    def list(self, kind: str, list_records: Callable[..., Iterator[Identified]], record: type) -> Listing:
+    def listing(self, kind: str, list_records: Callable[..., Iterator[Identified]], record: type) -> Listing:
         """Names of all pictures. Every process lists, to know the key; the main one keeps the list."""
         sources = self.arguments.candidates if record is RainPair else self.arguments.references
         fetch = Fetcher(self.work_dir, self.process, self.arguments.wait_timeout)
@@ -602,7 +602,7 @@ def inspect(record: RainPair | Reference) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         if getattr(error, "errno", None) in NOT_THE_PICTURE:
             raise
-        return _unusable(record, UNREADABLE, str(error))
+        return _unusable(record, UNREADABLE, _without_folders(str(error), record))
     height, width = picture.shape[:2]
     if target is not None and target.shape != picture.shape:
         sizes = f"input {width} x {height}, target {target.shape[1]} x {target.shape[0]}"
@@ -620,6 +620,15 @@ def inspect(record: RainPair | Reference) -> dict[str, Any]:
         "rain_energy": 0.0 if target is None else rain_energy(thumbnail, luma_thumbnail(target)),
         "thumbnail": thumbnail.tobytes(),
     }
+
+
+def _without_folders(message: str, record: RainPair | Reference) -> str:
+    """The tables are published: they name files, not this machine's folders."""
+    locations = (record.input, record.target) if isinstance(record, RainPair) else (record.image,)
+    for location in locations:
+        folder = Path(location.path).parent
+        message = message.replace(f"{folder}/", f"{folder.name}/")
+    return message
 
 
 def _unusable(record: RainPair | Reference, reason: str, detail: str) -> dict[str, Any]:

@@ -78,11 +78,10 @@ class Backend(Protocol):
     name: str
     """Short, fit for a folder name (`[a-z0-9._-]+`), unique among the judges of a run."""
 
-    @property
-    def fingerprint(self) -> str:
-        """Changes whenever a setting changes that changes the results (model, revision, prompt, thresholds, ...),
-        and never with what does not (device, batch size, URL of the same model). Part of the stage's hash."""
-        ...
+    fingerprint: str
+    """Changes whenever a setting changes that changes the results (model, revision, prompt, thresholds, ...), and never
+    with what does not (device, batch size, URL of the same model). Part of the stage's hash. An attribute or a
+    property."""
 
     def check(self) -> None:
         """Raise `ValueError` or `OSError`, with one clear sentence, if the backend cannot work (weights out of reach,

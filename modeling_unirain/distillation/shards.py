@@ -59,6 +59,8 @@ class Process:
 def written(path: Path) -> Iterator[Path]:
     """A temporary name beside `path` to write to; on success flushed to the disk and renamed to `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    for left_by_a_kill in path.parent.glob(f".{path.name}.*.tmp"):
+        left_by_a_kill.unlink(missing_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary

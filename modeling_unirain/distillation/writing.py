@@ -6,6 +6,8 @@ All of it is built in `output_dir/.building-<key>` and moved into place at the e
 the folder is complete. Pictures keep the bytes of their files.
 """
 
+import json
+import logging
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,6 +18,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import ClassLabel, Features, Image, List, Value
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 from tqdm import tqdm
 
 from modeling_unirain.distillation.arguments import DistillationArguments
@@ -26,6 +30,8 @@ from modeling_unirain.distillation.report import write_report
 from modeling_unirain.distillation.shards import ShardStore, stage_key, write_json, written
 from modeling_unirain.types import RainType
 
+
+logger = logging.getLogger(__name__)
 
 DISTILLED, REJECTED, REAL = "distilled", "rejected", "real"
 ROW_GROUP = 32
@@ -66,6 +72,19 @@ def corpus_features(types: list[str]) -> Features:
     )
 
 
+def check_login() -> None:
+    """Raise `OSError` if the Hub does not know who we are: better now than after the run."""
+    try:
+        HfApi().whoami()
+    except LocalTokenNotFoundError as error:
+        raise OSError("--push_to_hub needs a token that may write: run 'hf auth login', or set HF_TOKEN") from error
+    except (HfHubHTTPError, HTTPError, OfflineModeIsEnabled, ConnectionError, TimeoutError) as error:
+        raise OSError(
+            f"--push_to_hub: the Hub cannot be reached or refuses the token ({type(error).__name__}); "
+            "leave the option out and publish later with 'unirain publish dataset'"
+        ) from error
+
+
 class CorpusWriter:
     """Writes the output folder, from tables that are complete.
 
@@ -93,11 +112,16 @@ class CorpusWriter:
     def write(self, verdicts: ShardStore, index: ReferenceIndex) -> None:
         """The whole output; what a killed run has finished is not written again."""
         arguments = self.arguments
-        key = stage_key("write", verdicts.key, index.key, arguments.rejected_images, arguments.rows_per_file)
+        options = [arguments.rejected_images, arguments.rows_per_file, arguments.license, self.settings]
+        key = stage_key("write", verdicts.key, index.key, *options)
         building = self.output_dir / f".building-{key}"
         for stale in self.output_dir.glob(".building-*"):
             if stale != building:
                 shutil.rmtree(stale)
+        marker = self.output_dir / MARKER
+        if marker.exists() and json.loads(marker.read_text(encoding="utf-8")).get("key") == key:
+            logger.info("%s is complete", self.output_dir)
+            return
         types = self._types(verdicts, index)
         features = corpus_features(types)
         counts = self._counts(verdicts)
@@ -113,7 +137,7 @@ class CorpusWriter:
         write_report(building / "report.html", verdicts, index, counts, self.settings)
         with written(building / "README.md") as temporary:
             temporary.write_text(corpus_card(arguments, self.settings, counts, sizes), encoding="utf-8")
-        write_json(building / MARKER, {"settings": self.settings, "rows": sizes})
+        write_json(building / MARKER, {"key": key, "settings": self.settings, "rows": sizes})
         self._publish(building)
 
     def _publish(self, building: Path) -> None:
