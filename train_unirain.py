@@ -5,6 +5,7 @@ On a CPU set `OMP_WAIT_POLICY=PASSIVE`: torch's threads otherwise take turns wit
 """
 
 import logging
+import os
 import sys
 
 from transformers.utils.logging import disable_progress_bar
@@ -41,4 +42,5 @@ if __name__ == "__main__":
     try:
         main(parse_arguments(sys.argv[1:]))
     except (ValueError, OSError) as error:
-        sys.exit(f"train_unirain.py: {error}")
+        # Under a launcher every process comes here with the same sentence.
+        sys.exit(f"train_unirain.py: {error}" if os.environ.get("RANK", "0") == "0" else 1)

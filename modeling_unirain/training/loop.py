@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.utils import gather_object, send_to_device, set_seed
+from accelerate.utils import ProjectConfiguration, gather_object, send_to_device, set_seed
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -38,15 +38,18 @@ from .arguments import Arguments, ModelArguments, TrainingArguments
 from .averaging import averaged_copy
 from .checkpoints import Checkpoints, write_json
 from .data import DataError, RainDataset
-from .objective import MultiObjectiveReweighting
+from .objective import MultiObjectiveReweighting, ObjectiveOutput
 from .run_log import RunLog, check_trackers
-from .validation import validate
+from .validation import ValidationInterrupted, ValidationResult, validate
 
 
 logger = logging.getLogger(__name__)
 
 AVERAGE_FOLDER = "ema"
 """The averaged weights inside a checkpoint: a model folder, usable as it is while the run goes on."""
+
+ARCHITECTURE = tuple(name for name in UniRainConfig.__annotations__ if name != "model_type")
+"""The fields of the config that make the network, without what every transformers config has besides."""
 
 
 class NonFiniteError(ValueError):
@@ -104,7 +107,7 @@ def build_accelerator(arguments: TrainingArguments) -> Accelerator:
         cpu=arguments.cpu,
         mixed_precision=arguments.mixed_precision,
         log_with=arguments.report_to or None,
-        project_dir=arguments.output_dir,
+        project_config=ProjectConfiguration(logging_dir=arguments.output_dir / "tensorboard"),
         # An expert that no image of the batch chose has no gradient.
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
@@ -120,7 +123,7 @@ def build_model(arguments: ModelArguments, overrides: dict[str, Any], seed: int)
         ValueError: unknown size or override, or weights of another config.
     """
     set_seed(seed)
-    unknown = sorted(set(overrides) - set(UniRainConfig().to_dict()))
+    unknown = sorted(set(overrides) - set(ARCHITECTURE))
     if unknown:
         raise ValueError(f"`model_overrides` has the unknown field '{unknown[0]}'.")
     config = UniRainConfig.from_name(arguments.model, **overrides)
@@ -144,9 +147,8 @@ def check_same_config(config: UniRainConfig, other: UniRainConfig, name: str) ->
 
 
 def _architecture(config: UniRainConfig) -> dict[str, Any]:
-    fields = {key for key in UniRainConfig().to_dict() if key not in ("transformers_version", "dtype", "auto_map")}
-    values = {key: value for key, value in config.to_dict().items() if key in fields}
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+    values = {name: getattr(config, name) for name in ARCHITECTURE}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
 class Trainer:
@@ -189,6 +191,7 @@ class Trainer:
         accelerator.register_for_checkpointing(self.progress, self.objective, self.scheduler)
         self.checkpoints = Checkpoints(options.output_dir, options.save_total_limit)
         self.log = RunLog(accelerator, options.output_dir, arguments.as_dict())
+        self.signals: list[int] = []
         self.saved_step = -1
         self.best_results: dict[str, Any] | None = None
 
@@ -201,17 +204,20 @@ class Trainer:
         """
         self._start()
         status = "finished"
-        with logging_redirect_tqdm(), catch_signals(self.accelerator.num_processes) as received, self._bar() as bar:
-            if self._validate_if_due():
-                self._save()
-            for batches, waited in self._batches():
-                orders = self._step(batches, waited, bool(received), bar)
-                if orders.stop or orders.time_up:
-                    status = "interrupted" if orders.stop else "out of time"
-                    break
-                improved = self._validate_if_due()
-                if improved or orders.save or self.progress.step % self.options.save_steps == 0:
+        with logging_redirect_tqdm(), catch_signals(self.signals, self.accelerator.num_processes), self._bar() as bar:
+            try:
+                if self._validate_if_due():
                     self._save()
+                for batches, waited in self._batches():
+                    orders = self._step(batches, waited, bar)
+                    if orders.stop or orders.time_up:
+                        status = "interrupted" if orders.stop else "out of time"
+                        break
+                    improved = self._validate_if_due()
+                    if improved or orders.save or self.progress.step % self.options.save_steps == 0:
+                        self._save()
+            except ValidationInterrupted:  # the round is run again on resume
+                status = "interrupted"
             self._save()
         logger.info(f"{status.capitalize()} at step {self.progress.step} of {self.options.max_steps}.")
         outcome = self._outcome(status)
@@ -304,7 +310,7 @@ class Trainer:
 
     # One step
 
-    def _step(self, batches: list[dict[str, Any]], waited: float, signalled: bool, bar: tqdm) -> "Orders":
+    def _step(self, batches: list[dict[str, Any]], waited: float, bar: tqdm) -> "Orders":
         begun = time.perf_counter()
         progress, options, accelerator = self.progress, self.options, self.accelerator
         # The routers' noise follows from the step alone: no generator's state has to survive a resume.
@@ -316,20 +322,22 @@ class Trainer:
                 accelerator.backward(loss / len(batches))
             measured.append(figures)
         norm = accelerator.clip_grad_norm_(self.model.parameters(), options.max_grad_norm or float("inf"))
+        losses = torch.stack([figures.loss.detach() for figures in measured]).mean()
+        type_losses = torch.stack([figures.type_losses for figures in measured]).nanmean(0)
         # The only time a step that the device is waited for.
-        *figures, norm = torch.cat([torch.stack(measured).nanmean(0), norm.detach().reshape(1)]).tolist()
-        finite = np.isfinite(norm) and np.isfinite(figures[0])
+        loss, norm, *type_losses = torch.cat([torch.stack([losses, norm]), type_losses]).tolist()
+        finite = np.isfinite(norm) and np.isfinite(loss)
 
         orders = self._agree(
             Orders(
-                stop=signalled,
+                stop=bool(self.signals),
                 time_up=_minutes_since(self.started) >= (options.max_minutes or float("inf")),
                 save=_minutes_since(self.last_save) >= (options.save_minutes or float("inf")),
                 fail=not finite,
             )
         )
         if orders.fail:
-            self._fail(batches, finite)
+            self._fail(batches)
         learning_rate = self.scheduler.get_last_lr()[0]
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -339,9 +347,8 @@ class Trainer:
 
         seconds = time.perf_counter() - begun + waited
         progress.seconds += seconds
-        names = ["loss", *(f"loss/{name}" for name in self.objective.types)]
-        named = dict(zip(names, figures, strict=True))
-        row = {**named, "grad_norm": norm, "seconds": seconds, "waited": waited, "learning_rate": learning_rate}
+        row = {"loss": loss, "grad_norm": norm, "seconds": seconds, "waited": waited, "learning_rate": learning_rate}
+        row |= {f"loss/{name}": value for name, value in zip(self.objective.types, type_losses, strict=True)}
         progress.window.append(row)
         self._show(bar, row)
         if progress.step % options.logging_steps == 0 or progress.step == options.max_steps:
@@ -349,19 +356,19 @@ class Trainer:
             progress.window.clear()
         return orders
 
-    def _loss(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """The loss to descend, and for the log, detached: the objective's value and the mean loss of every type."""
+    def _loss(self, batch: dict[str, Any]) -> tuple[Tensor, ObjectiveOutput]:
+        """The loss to descend: the objective over every sample's L1, and the routers' balance."""
         rainy, clean = batch["pixel_values"], batch["labels"]
         if self.options.channels_last:
             rainy = rainy.contiguous(memory_format=torch.channels_last)
         coefficient = self.options.router_balance_coef
         output = self.model(rainy, output_routes=coefficient > 0)
         per_sample = (output.reconstruction.float() - clean).abs().mean(dim=(1, 2, 3))
-        weighted = self.objective(per_sample, batch["rain_type"])
-        loss = weighted.loss
+        weighed = self.objective(per_sample, batch["rain_type"])
+        batch["finite"] = per_sample.detach().isfinite()
         if coefficient > 0:
-            loss = loss + coefficient * load_balancing_loss(output)
-        return loss, torch.cat([weighted.loss.detach().reshape(1), weighted.type_losses])
+            return weighed.loss + coefficient * load_balancing_loss(output), weighed
+        return weighed.loss, weighed
 
     def _agree(self, orders: "Orders") -> "Orders":
         """What any process wants, all of them do."""
@@ -370,15 +377,17 @@ class Trainer:
         votes = torch.tensor([float(vote) for vote in vars(orders).values()], device=self.accelerator.device)
         return Orders(*(vote > 0 for vote in self.accelerator.reduce(votes, "sum").tolist()))
 
-    def _fail(self, batches: list[dict[str, Any]], finite: bool) -> None:
-        names = [] if finite else [name for batch in batches for name in batch["name"]]
+    def _fail(self, batches: list[dict[str, Any]]) -> None:
+        """Name the samples whose loss is not finite; all of the batch where only the gradient is not."""
+        named = [pair for batch in batches for pair in zip(batch["name"], batch["finite"].tolist(), strict=True)]
         if self.accelerator.num_processes > 1:
-            names = gather_object(names)
+            named = gather_object(named)
+        guilty = [name for name, finite in named if not finite] or [name for name, _ in named]
         kept = self.checkpoints.list()
-        advice = f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
+        advice = f"the last good checkpoint is {kept[-1]}" if kept else "no checkpoint was written yet"
         raise NonFiniteError(
-            f"The loss or its gradient is not finite at step {self.progress.step}; {advice}. The samples of the batch: "
-            f"{', '.join(names)}."
+            f"The loss or its gradient is not finite in step {self.progress.step + 1}; {advice}. Samples: "
+            f"{', '.join(guilty)}."
         )
 
     # What a run shows and leaves
@@ -408,7 +417,7 @@ class Trainer:
         scheduled = step % options.validation_steps == 0 or step == options.max_steps
         if not scheduled or self.progress.validated_step == step:
             return False
-        result = validate(self.accelerator, self.average.module, self.validation_set, self.objective.types, step)
+        result = self._validate()
         report = self.objective.update(result.losses())
         self.progress.validated_step = step
         self.log.validation(step, {**result.as_dict(), "objective": vars(report)}, result.scalars() | report.scalars())
@@ -419,6 +428,16 @@ class Trainer:
             self.progress.best_psnr = result.psnr
             self.best_results = result.as_dict()
         return improved
+
+    def _validate(self) -> ValidationResult:
+        return validate(
+            self.accelerator,
+            self.average.module,
+            self.validation_set,
+            self.objective.types,
+            self.progress.step,
+            interrupted=lambda: bool(self.signals),
+        )
 
     def _save(self) -> None:
         """Write a checkpoint of this step, unless there is one: all of it, or nothing."""
@@ -452,10 +471,7 @@ class Trainer:
         elif status == "interrupted":
             results, folder = None, None
         else:
-            result = validate(
-                self.accelerator, self.average.module, self.validation_set, self.objective.types, progress.step
-            )
-            results, folder = result.as_dict(), last / AVERAGE_FOLDER
+            results, folder = self._validate().as_dict(), last / AVERAGE_FOLDER
         return Outcome(status, progress.step, progress.seconds, last, results, folder)
 
 
@@ -525,12 +541,11 @@ def summary(window: list[dict[str, float]]) -> dict[str, float]:
 
 
 @contextmanager
-def catch_signals(num_processes: int) -> Iterator[list[int]]:
-    """Collects SIGTERM and SIGINT instead of dying of them; the loop looks after every step.
+def catch_signals(received: list[int], num_processes: int) -> Iterator[None]:
+    """Collects SIGTERM and SIGINT in `received` instead of dying of them; the loop looks after every step.
 
     A second Ctrl-C interrupts at once, but not under a launcher, which forwards the first one again.
     """
-    received: list[int] = []
 
     def note(number: int, frame) -> None:
         if number == signal.SIGINT and received and num_processes == 1:
@@ -541,7 +556,7 @@ def catch_signals(num_processes: int) -> Iterator[list[int]]:
 
     previous = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield received
+        yield
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -1,11 +1,13 @@
 """What a run leaves to look at: two JSON-lines files, pictures, curves, and the trackers that were asked for."""
 
-import importlib.util
 import json
+import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
 from PIL import Image
 
 from .checkpoints import write_atomically
@@ -22,8 +24,9 @@ def check_trackers(names: list[str]) -> None:
     Raises:
         ValueError: a package is missing.
     """
+    available = {str(tracker.value) for tracker in get_available_trackers()}
     for name in names:
-        if importlib.util.find_spec(name) is None:
+        if name not in available:
             raise ValueError(
                 f"--report_to {name} needs the package {name}: pip install {name}, or leave the tracker out."
             )
@@ -52,7 +55,7 @@ class RunLog:
             name: value if isinstance(value, (int, float)) else str(value) for name, value in self.settings.items()
         }
         self.accelerator.init_trackers(
-            self.output_dir.name,
+            "unirain",
             config=flat,
             init_kwargs={
                 "tensorboard": {"purge_step": step + 1} if step else {},
@@ -88,8 +91,6 @@ class RunLog:
         self.accelerator.end_training()
 
     def _log_images(self, step: int, images: dict[str, Image.Image]) -> None:
-        import numpy as np
-
         for tracker in self.accelerator.trackers:
             if tracker.name == "tensorboard":
                 arrays = {name: np.asarray(image)[None] for name, image in images.items()}
@@ -100,13 +101,20 @@ class RunLog:
     def _append(self, name: str, record: dict[str, Any]) -> None:
         if self.accelerator.is_main_process:
             with (self.output_dir / name).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
+                file.write(json.dumps(_without_nan(record), allow_nan=False) + "\n")
 
     @staticmethod
     def _truncate(file: Path, step: int) -> None:
         if file.exists():
             kept = [json.dumps(record) + "\n" for record in read_records(file) if record["step"] <= step]
             write_atomically(file, lambda path: path.write_text("".join(kept), encoding="utf-8"))
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN: a figure that was not measured is null."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_records(file: Path) -> list[dict[str, Any]]:

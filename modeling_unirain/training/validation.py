@@ -1,6 +1,6 @@
 """One validation round: loss, PSNR and SSIM per type, and the same figures for the input that was to be improved."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import fmean
 from typing import Any
@@ -74,9 +74,18 @@ class ValidationResult:
         return "\n".join([header, *lines])
 
 
+class ValidationInterrupted(Exception):
+    """The round was given up on request; there is no result."""
+
+
 @torch.no_grad()
 def validate(
-    accelerator: Accelerator, model: nn.Module, dataset: Sequence, types: list[str], step: int
+    accelerator: Accelerator,
+    model: nn.Module,
+    dataset: Sequence,
+    types: list[str],
+    step: int,
+    interrupted: Callable[[], bool] = lambda: False,
 ) -> ValidationResult:
     """Measure `model` on every sample of `dataset`, each process on its share; all processes get the same result.
 
@@ -87,11 +96,18 @@ def validate(
             the model's divisor; `rain_type`, an index into `types`.
         types (`list[str]`): names of the types, in the order of the result.
         step (`int`): noted in the result.
+        interrupted (callable): asked before every picture; `True` on any process ends the round on all.
+
+    Raises:
+        ValidationInterrupted: the round was given up.
     """
     mine = range(accelerator.process_index, len(dataset), accelerator.num_processes)
     bar = tqdm(mine, desc="validation", leave=False, delay=2, disable=not accelerator.is_main_process or len(mine) < 8)
     rows, pictures = [], {}
     for index in bar:
+        if interrupted():
+            rows = [None]
+            break
         sample = dataset[index]
         rainy, clean = (sample[key].unsqueeze(0).to(accelerator.device) for key in ("pixel_values", "labels"))
         with accelerator.autocast():
@@ -109,7 +125,10 @@ def validate(
         if accelerator.is_main_process and name not in pictures:
             pictures[name] = [_to_picture(image) for image in (source, output, target)]
     if accelerator.num_processes > 1:
-        rows = sorted(gather_object(rows))
+        rows = gather_object(rows)
+    if None in rows:
+        raise ValidationInterrupted
+    rows.sort()
     per_type = {name: _mean([figures for _, other, figures in rows if other == name]) for name in types}
     return ValidationResult(step, {name: r for name, r in per_type.items() if r}, _sheet(pictures))
 

@@ -1,0 +1,355 @@
+"""What a run does, on runs of a few steps."""
+
+import json
+import os
+import signal
+import threading
+import time
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState, GradientState
+from PIL import Image
+from safetensors.torch import load_file
+from training_runs import losses, tiny_arguments, write_recipe
+
+from modeling_unirain.configuration_unirain import UniRainConfig
+from modeling_unirain.modeling_unirain import UniRainForImageDeraining
+from modeling_unirain.training.arguments import parse_arguments
+from modeling_unirain.training.averaging import averaged_copy
+from modeling_unirain.training.checkpoints import Checkpoints
+from modeling_unirain.training.loop import BatchNumbers, NonFiniteError
+from train_unirain import main
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator():
+    """Accelerate keeps its state in singletons; a process normally runs one training."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+def read(file):
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+# What a run learns and leaves
+
+
+def test_a_run_learns_keeps_its_best_and_last_and_shows_what_it_did(tmp_path):
+    outcome = main(tiny_arguments(tmp_path, max_steps=40, validation_steps=10, save_steps=8, learning_rate=5e-3))
+    run = tmp_path / "run"
+    rounds = read(run / "validation_log.jsonl")
+    assert [record["step"] for record in rounds] == [0, 10, 20, 30, 40]
+    for name, first in rounds[0]["per_type"].items():
+        assert first["psnr"] == pytest.approx(first["input_psnr"])  # the untrained network returns its input
+        assert rounds[-1]["per_type"][name]["psnr"] > first["psnr"] + 2
+
+    best = json.loads((run / "best.json").read_text())
+    assert outcome.status == "finished" and outcome.results == best
+    assert best["psnr"] == max(record["psnr"] for record in rounds)
+    kept = sorted(folder.name for folder in run.glob("checkpoint-*"))
+    assert kept == sorted({"checkpoint-00000032", "checkpoint-00000040", best["checkpoint"]} | set(kept[-2:]))
+    assert len(kept) <= 3 and kept[-1] == "checkpoint-00000040"
+
+    for picture in ("curves.png", "samples/step-00000040.png"):
+        with Image.open(run / picture) as image:
+            image.load()
+    assert list(losses(run)) == list(range(1, 41))
+
+
+def test_the_best_average_is_exported(tmp_path):
+    outcome = main(tiny_arguments(tmp_path, max_steps=4))
+    exported = load_file(tmp_path / "run" / "export" / "model.safetensors")
+    best = load_file(outcome.model_folder / "model.safetensors")
+    assert all(torch.equal(exported[name], best[name]) for name in best)
+
+
+def test_learning_rate_warms_up_and_falls_to_its_minimum(tmp_path):
+    main(tiny_arguments(tmp_path, "--min_learning_rate", "1e-5", max_steps=12, warmup_steps=4))
+    rates = [record["learning_rate"] for record in read(tmp_path / "run" / "train_log.jsonl")]
+    assert rates[:5] == pytest.approx([0, 2.5e-4, 5e-4, 7.5e-4, 1e-3])
+    assert rates[4:] == sorted(rates[4:], reverse=True)
+    assert 1e-5 < rates[-1] < 6e-5
+
+
+def test_accumulated_batches_are_one_large_batch(tmp_path):
+    quiet = {"model_overrides": {"router_noise_std": 0.0}, "router_balance_coef": 0.0, "max_steps": 4}
+    main(tiny_arguments(tmp_path, "--output_dir", str(tmp_path / "large"), batch_size=8, **quiet))
+    accumulated = {"batch_size": 4, "gradient_accumulation_steps": 2}
+    main(tiny_arguments(tmp_path, "--output_dir", str(tmp_path / "small"), **quiet, **accumulated))
+    large, small = losses(tmp_path / "large"), losses(tmp_path / "small")
+    assert list(small.values()) == pytest.approx(list(large.values()), rel=1e-4)
+
+
+def test_phases_change_patch_and_batch(tmp_path):
+    phases = [
+        {"until_step": 2, "patch_size": 16, "batch_size": 4},
+        {"until_step": 5, "patch_size": 32, "batch_size": 2},
+    ]
+    arguments = tiny_arguments(tmp_path, max_steps=5, phases=phases)
+    seen = []
+    forward = UniRainForImageDeraining.forward
+
+    def watch(model, pixel_values, *args, **kwargs):
+        if model.training:
+            seen.append(tuple(pixel_values.shape))
+        return forward(model, pixel_values, *args, **kwargs)
+
+    UniRainForImageDeraining.forward = watch
+    try:
+        main(arguments)
+    finally:
+        UniRainForImageDeraining.forward = forward
+    assert seen == [(4, 3, 16, 16)] * 2 + [(2, 3, 32, 32)] * 3
+
+
+def test_bf16_trains(tmp_path):
+    main(tiny_arguments(tmp_path, "--mixed_precision", "bf16", max_steps=4))
+    assert all(torch.tensor(list(losses(tmp_path / "run").values())).isfinite())
+
+
+def test_tensorboard_gets_losses_pictures_and_curves(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    main(tiny_arguments(tmp_path, "--report_to", "tensorboard", max_steps=4))
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard" / "unirain"))
+    events.Reload()
+    assert {"train/loss", "validation/psnr/DRS", "objective/weight/NRD"} <= set(events.Tags()["scalars"])
+    assert {"samples", "curves"} <= set(events.Tags()["images"])
+    logged = [event.value for event in events.Scalars("train/loss")]
+    assert logged == pytest.approx(list(losses(tmp_path / "run").values()))
+
+
+# Stopping
+
+
+def test_max_minutes_saves_and_exports_what_there_is(tmp_path):
+    outcome = main(tiny_arguments(tmp_path, "--max_minutes", "1e-6"))
+    assert outcome.status == "out of time" and outcome.step == 1
+    assert outcome.checkpoint.name == "checkpoint-00000001"
+    assert (tmp_path / "run" / "export" / "README.md").is_file()
+
+    resumed = main(tiny_arguments(tmp_path, "--resume_from", "last"))
+    assert resumed.status == "finished" and list(losses(tmp_path / "run")) == list(range(1, 13))
+
+
+def test_ctrl_c_saves_and_leaves_the_signals_as_they_were(tmp_path):
+    log = tmp_path / "run" / "train_log.jsonl"
+
+    def interrupt():
+        while not (log.exists() and '"step": 2,' in log.read_text()):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    threading.Thread(target=interrupt, daemon=True).start()
+    outcome = main(tiny_arguments(tmp_path, max_steps=100_000, validation_steps=100_000))
+    assert outcome.status == "interrupted" and outcome.checkpoint.is_dir()
+    assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_a_validation_round_cut_short_is_run_again_on_resume(tmp_path):
+    """The signal comes while the round of step 4 is under way: its losses must not be missing from the objective."""
+    calls = []
+    forward = UniRainForImageDeraining.forward
+
+    def signal_in_the_second_round(model, *args, **kwargs):
+        if not model.training:
+            calls.append(1)
+            if len(calls) == 6:  # four pictures a round
+                os.kill(os.getpid(), signal.SIGTERM)
+        return forward(model, *args, **kwargs)
+
+    UniRainForImageDeraining.forward = signal_in_the_second_round
+    try:
+        outcome = main(tiny_arguments(tmp_path, "--output_dir", str(tmp_path / "cut")))
+    finally:
+        UniRainForImageDeraining.forward = forward
+    assert (outcome.status, outcome.step) == ("interrupted", 4)
+    main(tiny_arguments(tmp_path, "--output_dir", str(tmp_path / "cut"), "--resume_from", "last"))
+    main(tiny_arguments(tmp_path, "--output_dir", str(tmp_path / "whole")))
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+    assert read(tmp_path / "cut" / "validation_log.jsonl") == read(tmp_path / "whole" / "validation_log.jsonl")
+
+
+def test_a_loss_that_is_not_finite_names_its_samples_and_keeps_the_last_checkpoint(tmp_path):
+    with pytest.raises(NonFiniteError, match=r"step 3.*checkpoint-00000002.*input/\d\.png") as error:
+        main(tiny_arguments(tmp_path, "--max_grad_norm", "0", learning_rate=1e38, warmup_steps=1, save_steps=1))
+    assert "\n" not in str(error.value)
+    checkpoint = Checkpoints(tmp_path / "run", 2).find("last")
+    assert checkpoint.name == "checkpoint-00000002" and (checkpoint / "ema" / "model.safetensors").is_file()
+
+
+# Going on, and starting from weights
+
+
+def test_going_back_to_an_earlier_checkpoint_redoes_what_came_after(tmp_path):
+    arguments = {"save_steps": 1, "save_total_limit": 20}
+    main(tiny_arguments(tmp_path, **arguments))
+    first = losses(tmp_path / "run")
+    main(tiny_arguments(tmp_path, "--resume_from", str(tmp_path / "run" / "checkpoint-00000006"), **arguments))
+    assert losses(tmp_path / "run") == first
+
+
+def test_resuming_a_finished_run_only_exports_again(tmp_path):
+    main(tiny_arguments(tmp_path, max_steps=4))
+    before = (tmp_path / "run" / "train_log.jsonl").read_bytes()
+    outcome = main(tiny_arguments(tmp_path, "--resume_from", "last", max_steps=4))
+    assert outcome.status == "finished" and (tmp_path / "run" / "train_log.jsonl").read_bytes() == before
+
+
+def test_last_starts_anew_where_there_is_nothing(tmp_path):
+    assert main(tiny_arguments(tmp_path, "--resume_from", "last", max_steps=4)).status == "finished"
+
+
+def test_a_run_starts_from_exported_weights(tmp_path):
+    main(tiny_arguments(tmp_path, max_steps=4))
+    export = str(tmp_path / "run" / "export")
+    main(tiny_arguments(tmp_path, "--init_from", export, "--output_dir", str(tmp_path / "next"), max_steps=4))
+    ended = json.loads((tmp_path / "run" / "best.json").read_text())
+    began = read(tmp_path / "next" / "validation_log.jsonl")[0]
+    assert began["psnr"] == pytest.approx(ended["psnr"], abs=1e-6)
+
+
+# What goes wrong, said before any step
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--recipe", "no_such_recipe"], "no recipe 'no_such_recipe'"),
+        (["--no_such_flag", "1"], "unknown option --no_such_flag 1"),
+        (["--max_steps", "many"], "max_steps.*invalid int value: 'many'"),
+        (["--mixed_precision", "fp8"], "mixed_precision.*invalid choice: 'fp8'"),
+        (["--learning_rate", "0"], "--learning_rate must be positive"),
+        (["--ema_decay", "1"], "--ema_decay must lie in"),
+        (["--max_steps", "10", "--warmup_steps", "10"], "leaves nothing of --max_steps"),
+        (["--report_to", "notebook"], "knows tensorboard, wandb and none, not 'notebook'"),
+    ],
+)
+def test_nonsense_options_are_refused_in_one_sentence(flags, message):
+    with pytest.raises(ValueError, match=f"(?i){message}") as error:
+        parse_arguments(flags)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ("learning_rat: 1.0", "unknown key 'learning_rat'"),
+        ("batch_size: 2.5", "batch_size.*invalid int value: '2.5'"),
+        ("phases: [{until_step: 5, patch_size: 16}]", "must give until_step, patch_size, batch_size"),
+        ("phases: 7", "`phases` of recipe .* must be a list"),
+        ("{max_steps: 900, phases: [{until_step: 700, patch_size: 16, batch_size: 4}]}", "ends at step 700"),
+        ("data: {patch_size: 16}", "`patch_size` belongs"),
+        ("- a list", "must be a mapping"),
+        ("a: [", "not valid YAML"),
+    ],
+)
+def test_nonsense_recipes_are_refused_in_one_sentence(tmp_path, recipe, message):
+    file = tmp_path / "recipe.yaml"
+    file.write_text(recipe)
+    with pytest.raises(ValueError, match=message) as error:
+        parse_arguments(["--recipe", str(file)])
+    assert "\n" not in str(error.value)
+
+
+def test_flags_override_the_recipe(tmp_path):
+    recipe = write_recipe(tmp_path)
+    assert parse_arguments(["--recipe", str(recipe)]).training.max_steps == 12
+    assert parse_arguments(["--max_steps", "700", "--recipe", str(recipe)]).training.max_steps == 700
+
+
+@pytest.mark.parametrize("name", ["paper", "smoke", "unirain"])
+def test_our_recipes_are_valid(name):
+    arguments = parse_arguments(["--recipe", name])
+    UniRainConfig.from_name(arguments.model.model, **arguments.model_overrides)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"patch_size": 24}, "no multiple of 16"),
+        ({"model": "unirain-giant"}, "no size called 'unirain-giant'"),
+        ({"model_overrides": {"num_expert": 3}}, "unknown field 'num_expert'"),
+        ({"objective_window": 1}, "window must be at least 2"),
+        ({"resume_from": "best"}, "no best checkpoint"),
+        ({"resume_from": "nowhere"}, "no checkpoint 'nowhere'"),
+        ({"data": {"sources": [{"kind": "paired", "root": "nowhere"}]}}, "nowhere is not a folder"),
+    ],
+)
+def test_what_cannot_be_trained_is_said_before_anything_is_written(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message) as error:
+        main(tiny_arguments(tmp_path, **changes))
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_tracker_without_its_package_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr("accelerate.tracking._available_trackers", [])
+    with pytest.raises(ValueError, match="--report_to tensorboard needs the package tensorboard"):
+        main(tiny_arguments(tmp_path, "--report_to", "tensorboard"))
+
+
+def test_an_output_folder_with_checkpoints_is_not_trained_over(tmp_path):
+    main(tiny_arguments(tmp_path, max_steps=3))
+    with pytest.raises(ValueError, match="already holds checkpoints: go on with --resume_from last"):
+        main(tiny_arguments(tmp_path, max_steps=3))
+
+
+def test_checkpoint_and_weights_of_another_config_are_refused(tmp_path):
+    main(tiny_arguments(tmp_path, max_steps=3))
+    other = {"max_steps": 3, "model_overrides": {"refinement_depth": 2}}
+    with pytest.raises(ValueError, match="another config: `refinement_depth` is 1 there and 2 here"):
+        main(tiny_arguments(tmp_path, "--resume_from", "last", **other))
+    with pytest.raises(ValueError, match="another config: `refinement_depth` is 1 there and 2 here"):
+        export, output = str(tmp_path / "run" / "export"), str(tmp_path / "next")
+        main(tiny_arguments(tmp_path, "--init_from", export, "--output_dir", output, **other))
+
+
+# Parts
+
+
+def test_processes_share_every_batch_and_any_start_is_reached():
+    for start in (0, 7):
+        parts = [iter(BatchNumbers(start, 6, rank, 3)) for rank in range(3)]
+        for batch in range(4):
+            numbers = [number for part in parts for number in next(part)]
+            assert numbers == list(range(start + 6 * batch, start + 6 * batch + 6))
+
+
+def test_averaged_weights_follow_their_equation():
+    model = torch.nn.Linear(2, 2)
+    average = averaged_copy(model, 0.5)
+    expected = None
+    for n in range(8):
+        with torch.no_grad():
+            model.weight.normal_()
+        average.update_parameters(model)
+        decay = min(0.5, (1 + n) / (10 + n))
+        expected = model.weight.clone() if n == 0 else decay * expected + (1 - decay) * model.weight
+        torch.testing.assert_close(average.module.weight, expected)
+
+
+def test_a_half_written_checkpoint_is_not_found_and_is_removed(tmp_path):
+    checkpoints = Checkpoints(tmp_path, 1)
+    (checkpoints.prepare(1) / "file").write_text("whole")
+    checkpoints.commit(1)
+    (checkpoints.prepare(2) / "file").write_text("ha")
+    assert checkpoints.find("last") == tmp_path / "checkpoint-00000001"
+    checkpoints.remove_leftovers()
+    assert [folder.name for folder in tmp_path.iterdir()] == ["checkpoint-00000001"]
+
+
+def test_rotation_spares_the_best(tmp_path):
+    checkpoints = Checkpoints(tmp_path, 2)
+    for step in range(5):
+        checkpoints.prepare(step)
+        checkpoints.commit(step)
+        if step == 1:
+            checkpoints.mark_best(step, {"step": step})
+        checkpoints.rotate()
+    assert [int(folder.name[-8:]) for folder in checkpoints.list()] == [1, 3, 4]
+    assert checkpoints.find("best") == checkpoints.path(1)

@@ -1,0 +1,114 @@
+"""A run that is killed and resumed is the run that was not killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from training_runs import losses, tiny_arguments, write_recipe
+
+from train_unirain import main
+
+
+ROOT = Path(__file__).parents[2]
+ONE = [sys.executable]
+TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+
+
+def start(launcher: list[str], *flags: str) -> subprocess.Popen:
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads()), "OMP_WAIT_POLICY": "PASSIVE"}
+    return subprocess.Popen(
+        [*launcher, "train_unirain.py", *flags],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def run(launcher: list[str], *flags: str) -> str:
+    process = start(launcher, *flags)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    return output
+
+
+def kill_at(process: subprocess.Popen, output_dir: Path, step: int) -> None:
+    """SIGKILL the process and its children once it has logged `step`."""
+    log = output_dir / "train_log.jsonl"
+    while process.poll() is None and not (log.exists() and f'"step": {step},' in log.read_text()):
+        time.sleep(0.01)
+    assert process.poll() is None, process.stdout.read()
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def weights(output_dir: Path) -> bytes:
+    return (output_dir / "export" / "model.safetensors").read_bytes()
+
+
+def test_a_killed_run_resumes_bit_for_bit_with_one_process(tmp_path):
+    # Two phases and two validation rounds lie beyond the kill; the epochs of 10 samples do not fit the batches.
+    phases = [
+        {"until_step": 9, "patch_size": 16, "batch_size": 4},
+        {"until_step": 14, "patch_size": 32, "batch_size": 2},
+    ]
+    recipe = write_recipe(tmp_path, phases=phases, max_steps=14, num_workers=1)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    main(tiny_arguments(tmp_path, "--output_dir", str(whole), phases=phases, max_steps=14, num_workers=1))
+
+    process = start(ONE, "--recipe", str(recipe), "--output_dir", str(broken))
+    kill_at(process, broken, 7)
+    assert (broken / "checkpoint-00000005").is_dir()
+    run(ONE, "--recipe", str(recipe), "--output_dir", str(broken), "--resume_from", "last")
+
+    assert list(losses(broken)) == list(range(1, 15))
+    assert losses(broken) == losses(whole)
+    assert weights(broken) == weights(whole)
+
+
+def test_a_killed_run_resumes_bit_for_bit_with_two_processes(tmp_path):
+    recipe = str(write_recipe(tmp_path, max_steps=9))
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    run(TWO, "--recipe", recipe, "--output_dir", str(whole))
+
+    process = start(TWO, "--recipe", recipe, "--output_dir", str(broken))
+    kill_at(process, broken, 7)
+    run(TWO, "--recipe", recipe, "--output_dir", str(broken), "--resume_from", "last")
+
+    assert list(losses(broken)) == list(range(1, 10))
+    assert losses(broken) == losses(whole)
+    assert weights(broken) == weights(whole)
+
+
+def test_two_processes_descend_the_loss_of_one(tmp_path):
+    """Without the routers' noise, which every process draws for itself, the split of a batch changes rounding only."""
+    changes = {"max_steps": 4, "model_overrides": {"router_noise_std": 0.0}, "router_balance_coef": 0.0}
+    recipe = write_recipe(tmp_path, **changes)
+    one, two = tmp_path / "one", tmp_path / "two"
+    main(tiny_arguments(tmp_path, "--output_dir", str(one), **changes))
+    run(TWO, "--recipe", str(recipe), "--output_dir", str(two))
+    assert list(losses(two).values()) == pytest.approx(list(losses(one).values()), rel=1e-3)
+
+
+@pytest.mark.parametrize("launcher", [ONE, TWO], ids=["one process", "two processes"])
+def test_sigterm_saves_and_exits_cleanly(tmp_path, launcher):
+    recipe = str(write_recipe(tmp_path, max_steps=10_000, save_steps=10_000, validation_steps=10_000))
+    process = start(launcher, "--recipe", recipe)
+    log = tmp_path / "run" / "train_log.jsonl"
+    while process.poll() is None and not (log.exists() and '"step": 3,' in log.read_text()):
+        time.sleep(0.01)
+    process.terminate()
+    output, _ = process.communicate()
+    # torchrun itself reports the signal it was sent; what it ran has exited by itself.
+    assert launcher == TWO or process.returncode == 0, output
+    assert launcher == TWO or "Traceback" not in output
+    last = max(losses(tmp_path / "run"))
+    assert (tmp_path / "run" / f"checkpoint-{last:08d}").is_dir(), output
+    assert not list((tmp_path / "run").glob("*.tmp"))
