@@ -1,0 +1,166 @@
+"""Every layout of data is found, named and read; what is wrong with one is said."""
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+
+from modeling_unirain.evaluation import find_pairs
+
+from .conftest import clean_picture, rainy_picture, write_pairs
+
+
+def keys(pairs) -> list[tuple[str, str, str]]:
+    return [pair.key for pair in pairs]
+
+
+def test_folders_of_pairs_are_found_with_types_of_any_name(test_sets):
+    assert keys(find_pairs(test_sets)) == [
+        ("heavy", "DRS", "000"),
+        ("light", "DRS", "000"),
+        ("light", "DRS", "001"),
+        ("light", "DRS", "002"),
+        ("flakes", "SNOW", "000"),
+        ("flakes", "SNOW", "001"),
+    ]
+
+
+def test_a_part_of_the_tree_keeps_its_names(test_sets):
+    assert keys(find_pairs(test_sets / "DRS" / "heavy")) == [("heavy", "DRS", "000")]
+    assert {key[:2] for key in keys(find_pairs(test_sets / "DRS"))} == {("heavy", "DRS"), ("light", "DRS")}
+
+
+def test_a_folder_that_tells_no_type_has_none(tmp_path):
+    write_pairs(tmp_path / "mine", 1)
+    assert keys(find_pairs(tmp_path / "mine")) == [("mine", "unknown", "000")]
+
+
+def test_pairs_are_matched_by_name_whatever_the_format(tmp_path):
+    write_pairs(tmp_path / "DRS" / "set", 2)
+    path = tmp_path / "DRS" / "set" / "input" / "000.png"
+    rainy = np.asarray(Image.open(path))
+    Image.fromarray(rainy).save(path.with_suffix(".bmp"))
+    path.unlink()
+    (path.parent / "notes.txt").write_text("no picture")
+    first, second = find_pairs(tmp_path)
+    assert (first.read()[0] == rainy).all()
+    assert first.read()[0].dtype == np.uint8 and first.read()[0].shape == first.read()[1].shape
+
+
+def test_side_by_side_pictures_are_clean_left_and_rainy_right(tmp_path):
+    clean = clean_picture(0)
+    rainy = rainy_picture(clean, 1)
+    both = np.concatenate([np.asarray(clean), np.asarray(rainy)], axis=1)
+    folder = tmp_path / "DRS" / "test100" / "pair"
+    folder.mkdir(parents=True)
+    Image.fromarray(both).save(folder / "7.png")
+    (pair,) = find_pairs(tmp_path)
+    assert pair.key == ("test100", "DRS", "7")
+    read_rainy, read_clean = pair.read()
+    assert (read_rainy == np.asarray(rainy)).all() and (read_clean == np.asarray(clean)).all()
+
+
+def test_pictures_without_targets_are_real_ones(tmp_path):
+    for name in ("real/DRS/a.png", "real/DRS/sub/a.png", "real/HAZE/b.png", "real/c.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        clean_picture(0).save(tmp_path / name)
+    expected = {("real", "DRS", "a.png"), ("real", "DRS", "sub/a.png"), ("real", "HAZE", "b.png")}
+    assert set(keys(find_pairs(tmp_path / "real"))) == expected | {("real", "unknown", "c.png")}
+    assert set(keys(find_pairs(tmp_path / "real" / "DRS"))) == {key for key in expected if key[1] == "DRS"}
+    rainy, clean = find_pairs(tmp_path / "real")[0].read()
+    assert rainy.shape == (48, 64, 3) and clean is None
+
+
+def corpus_rows(count: int) -> datasets.Dataset:
+    features = datasets.Features(
+        {
+            "input": datasets.Image(),
+            "target": datasets.Image(),
+            "type": datasets.ClassLabel(names=["DRS", "DRD"]),
+            "pair_id": datasets.Value("string"),
+            "source": datasets.Value("string"),
+        }
+    )
+    cleans = [clean_picture(index) for index in range(count)]
+    return datasets.Dataset.from_dict(
+        {
+            "input": [rainy_picture(clean, index) for index, clean in enumerate(cleans)],
+            "target": cleans,
+            "type": [index % 2 for index in range(count)],
+            "pair_id": [f"p{index}" for index in range(count)],
+            "source": ["mine"] * count,
+        },
+        features=features,
+    )
+
+
+@pytest.mark.parametrize("form", ["parquet", "file", "saved", "saved splits"])
+def test_a_corpus_is_read_in_every_form(tmp_path, form):
+    rows, folder = corpus_rows(2), tmp_path / "corpus"
+    folder.mkdir()
+    if form in ("parquet", "file"):
+        rows.to_parquet(folder / "test-00000-of-00001.parquet")
+    elif form == "saved":
+        rows.save_to_disk(folder)
+    else:
+        datasets.DatasetDict({"train": corpus_rows(1), "test": rows}).save_to_disk(folder)
+    pairs = find_pairs(folder / "test-00000-of-00001.parquet" if form == "file" else folder)
+    assert keys(pairs) == [("mine", "DRS", "p0"), ("mine", "DRD", "p1")]
+    rainy, clean = pairs[1].read()
+    assert (clean == np.asarray(clean_picture(1))).all() and (rainy != clean).any()
+
+
+def test_the_split_must_be_told_where_it_is_not_plain(tmp_path):
+    splits = datasets.DatasetDict({"distilled": corpus_rows(2), "rejected": corpus_rows(1)})
+    splits.save_to_disk(tmp_path / "corpus")
+    assert len(find_pairs(tmp_path / "corpus", split="rejected")) == 1
+    with pytest.raises(ValueError, match="needs --split: it has distilled, rejected"):
+        find_pairs(tmp_path / "corpus")
+    with pytest.raises(ValueError, match="no split 'tset'"):
+        find_pairs(tmp_path / "corpus", split="tset")
+
+
+def test_a_corpus_without_the_columns_says_which(tmp_path):
+    corpus_rows(1).remove_columns("target").save_to_disk(tmp_path / "corpus")
+    with pytest.raises(ValueError, match="no column 'target'"):
+        find_pairs(tmp_path / "corpus")
+
+
+def test_inputs_without_targets_are_named(test_sets):
+    (test_sets / "DRS" / "light" / "target" / "001.png").unlink()
+    (test_sets / "DRS" / "light" / "target" / "002.png").unlink()
+    with pytest.raises(ValueError, match=r"input/001.png has no target .* nor have 1 others"):
+        find_pairs(test_sets)
+
+
+def test_two_pictures_of_one_name_are_refused(test_sets):
+    clean_picture(0).save(test_sets / "DRS" / "light" / "input" / "001.bmp")
+    with pytest.raises(ValueError, match="same name"):
+        find_pairs(test_sets)
+
+
+def test_pairs_of_unequal_size_are_named_with_their_sizes(test_sets):
+    clean_picture(0, (32, 48)).save(test_sets / "DRS" / "heavy" / "target" / "000.png")
+    pair = find_pairs(test_sets / "DRS" / "heavy")[0]
+    with pytest.raises(ValueError, match="is 64 x 48, but its target .*target/000.png is 32 x 48"):
+        pair.read()
+
+
+def test_side_by_side_pictures_of_odd_width_are_refused(tmp_path):
+    (tmp_path / "pair").mkdir()
+    clean_picture(0, (63, 48)).save(tmp_path / "pair" / "0.png")
+    with pytest.raises(ValueError, match="63 pixels wide"):
+        find_pairs(tmp_path)[0].read()
+
+
+def test_what_is_no_data_says_so(tmp_path):
+    with pytest.raises(ValueError, match="holds no pictures"):
+        find_pairs(tmp_path)
+    with pytest.raises(ValueError, match="does not exist"):
+        find_pairs(tmp_path / "missing" / "folder")
+    (tmp_path / "a.txt").touch()
+    with pytest.raises(ValueError, match="is a file"):
+        find_pairs(tmp_path / "a.txt")
+    (tmp_path / "b.png").touch()
+    with pytest.raises(ValueError, match="no split 'test'"):
+        find_pairs(tmp_path, split="test")
