@@ -1,6 +1,6 @@
 """Export of a trained network as a folder that is ready for the Hub: weights, code, processor and card."""
 
-import importlib.util
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -8,7 +8,9 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
+from .image_processing_unirain import UniRainImageProcessor
 from .modeling_unirain import UniRainForImageDeraining
+from .pipeline_unirain import UniRainPipeline
 
 
 CARD = """---
@@ -83,21 +85,21 @@ def export_checkpoint(
     temporary = folder.with_name(f"{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     model = UniRainForImageDeraining.from_pretrained(model_folder)
-    model.save_pretrained(temporary)
-    if importlib.util.find_spec("modeling_unirain.image_processing_unirain"):  # TODO once it is there
-        build_processor(model.config.size_divisor).save_pretrained(temporary)
+    save_model(model, temporary)
     model_card(model, folder.parent.name, settings, results).save(temporary / "README.md")
-    for file in temporary.iterdir():
-        file.chmod(0o644)  # safetensors writes 0600, which others who share the folder cannot read
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
     return folder
 
 
-def build_processor(size_divisor: int):
-    from .image_processing_unirain import UniRainImageProcessor
-
-    return UniRainImageProcessor(size_divisor=size_divisor)
+def save_model(model: UniRainForImageDeraining, folder: Path) -> None:
+    """Weights, config, image processor and the code of all three and of the pipeline, as `from_pretrained` takes them."""
+    processor = UniRainImageProcessor(size_divisor=model.config.size_divisor)
+    # A copy: the pipeline notes itself in the config that it is given.
+    pipeline = UniRainPipeline(model=model, image_processor=processor, config=copy.deepcopy(model.config))
+    pipeline.save_pretrained(folder)
+    for file in folder.iterdir():
+        file.chmod(0o644)  # safetensors writes 0600, which others who share the folder cannot read
 
 
 def model_card(

@@ -119,7 +119,7 @@ def _to_unit_range(image: np.ndarray) -> np.ndarray:
         raise ValueError(f"Pixels must be uint8, uint16 or floating point, got {image.dtype}.")
     image = image.astype(np.float32)
     low, high = image.min(), image.max()
-    if not (low >= 0 and high <= 1):  # NaN fails this as well
+    if not (low >= -1e-3 and high <= 1 + 1e-3):  # resampling overshoots by rounding; NaN fails this
         raise ValueError(f"Floating-point pixels must lie in [0, 1], got {low:g} to {high:g}: divide them first.")
     return image
 

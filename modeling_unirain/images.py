@@ -103,6 +103,36 @@ class Picture:
     icc_profile: bytes = b""
     encoding: dict = field(default_factory=dict)
 
+    @classmethod
+    def from_pil(cls, image: Image.Image) -> "Picture":
+        """A Pillow image of any 8-bit mode or 16-bit grey; its EXIF and ICC profile come along."""
+        icc_profile = image.info.get("icc_profile") or b""
+        if image.mode.startswith("I;16"):
+            pixels = np.asarray(image).astype(np.uint16)
+        else:
+            if image.mode == "CMYK":
+                image, icc_profile = _cmyk_to_rgb(image, icc_profile)
+            pixels = np.asarray(image.convert(_target_mode(image, "The image")))
+        exif = (image.info.get("exif") or b"").removeprefix(b"Exif\x00\x00")
+        return cls(*_split_alpha(pixels), exif=exif, icc_profile=icc_profile)
+
+    @classmethod
+    def from_array(cls, array: np.ndarray) -> "Picture":
+        """(height, width[, 1 to 4 channels]) of uint8, uint16, or floating point in [0, 1], which becomes 16 bit.
+
+        Raises:
+            ImageError: Another shape, type or range.
+        """
+        if array.ndim not in (2, 3) or 0 in array.shape or (array.ndim == 3 and array.shape[2] > 4):
+            raise ImageError(f"An image must have the shape (height, width[, 1 to 4 channels]), got {array.shape}.")
+        if np.issubdtype(array.dtype, np.floating):
+            if not (array.min() >= -1e-3 and array.max() <= 1 + 1e-3):  # NaN fails this
+                raise ImageError(f"Floating-point pixels must lie in [0, 1], got {array.min():g} to {array.max():g}.")
+            array = np.rint(array.clip(0, 1) * 65535).astype(np.uint16)
+        if array.dtype not in (np.uint8, np.uint16):
+            raise ImageError(f"Pixels must be uint8, uint16 or floating point in [0, 1], got {array.dtype}.")
+        return cls(*_split_alpha(array))
+
     @property
     def size(self) -> tuple[int, int]:
         """(height, width)"""
@@ -299,7 +329,7 @@ def _split_alpha(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     return (pixels[..., :-1], pixels[..., -1]) if pixels.shape[2] in (2, 4) else (pixels, None)
 
 
-def _target_mode(image: Image.Image, path: Path) -> str:
+def _target_mode(image: Image.Image, path: Path | str) -> str:
     """The Pillow mode among L, LA, RGB and RGBA that holds everything of an 8-bit image."""
     if image.mode in ("1", "L", "LA", "La"):
         return "LA" if image.has_transparency_data else "L"

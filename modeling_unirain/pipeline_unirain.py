@@ -1,0 +1,385 @@
+"""Image in, image out: `pipeline("image-to-image", ...)` for UniRain, for images of any size.
+
+A large image is worked on in overlapping tiles that are blended smoothly, and each tile's result goes straight into
+the output array. The routes, which the network takes from averages over the whole image, are computed once and shared
+by all tiles: tiles routed one by one would choose different experts, and a seam would show.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import AutoModelForImageToImage, Pipeline
+from transformers.image_utils import load_image
+from transformers.utils import logging
+
+
+logger = logging.get_logger(__name__)
+
+CPU_MEMORY_BUDGET = 1 << 30
+"""Bytes that the activations of one forward pass may take unless told otherwise. Larger tiles are not faster."""
+
+CUDA_MEMORY_SHARE = 0.5
+"""The same on a CUDA device, as a share of the memory that is free."""
+
+DEFAULT_OVERLAP = 64
+"""Pixels that neighbouring tiles share: most of what the network sees around a pixel."""
+
+MIN_TILE = 128
+ROUTE_WINDOW = 256
+ROUTE_PIXELS = 1 << 20
+"""How much of an image that does not fit into memory is looked at for its routes: 16 windows of 256 x 256 at most."""
+
+_OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory")
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class RainyImage:
+    """An image of any kind as what the network works on, and how to give back one of the same kind.
+
+    Attributes:
+        rgb (`np.ndarray`): (height, width, 3); uint8, uint16 or float32 in [0, 1].
+        source: The image as it came.
+    """
+
+    rgb: np.ndarray
+    source: Any
+
+    @classmethod
+    def unpack(cls, image) -> "RainyImage":
+        """Takes PIL images of any mode, arrays (height, width[, 1 to 4]) and tensors (1 to 4, height, width)."""
+        if isinstance(image, Image.Image):
+            deep = image.mode.startswith("I;16")
+            array = np.asarray(image).astype(np.uint16) if deep else np.asarray(image.convert("RGB"))
+        elif isinstance(image, Tensor):
+            array = np.moveaxis(_numpy(image), 0, -1)
+        elif isinstance(image, np.ndarray):
+            array = image
+        else:
+            raise ValueError(f"An image must be a PIL image, an array, a tensor, a path or a URL, not {type(image)}.")
+        array = array[..., None] if array.ndim == 2 else array
+        if array.ndim != 3 or array.shape[2] not in (1, 2, 3, 4) or 0 in array.shape:
+            raise ValueError(f"An image must have the shape (height, width[, 1 to 4 channels]), got {array.shape}.")
+        if array.dtype not in (np.uint8, np.uint16):
+            array = array.astype(np.float32)
+        colours = array[..., :3] if array.shape[2] >= 3 else np.broadcast_to(array[..., :1], (*array.shape[:2], 3))
+        return cls(colours, image)
+
+    def pack(self) -> Any:
+        """`rgb` as the kind of image that came: grey stays grey (BT.601), alpha is kept, a palette becomes RGB."""
+        if isinstance(self.source, Image.Image):
+            return self._pack_pil(self.source)
+        if isinstance(self.source, Tensor):
+            packed = torch.from_numpy(np.moveaxis(self._pack_array(np.moveaxis(_numpy(self.source), 0, -1)), -1, 0))
+            return packed.contiguous().to(self.source)
+        return self._pack_array(self.source)
+
+    def _pack_array(self, source: np.ndarray) -> np.ndarray:
+        if source.ndim == 2:
+            return _luma(self.rgb)
+        if source.shape[2] == 3:
+            return self.rgb
+        colours = self.rgb if source.shape[2] == 4 else _luma(self.rgb)[..., None]
+        return np.concatenate([colours, source[..., colours.shape[2] :]], axis=2)
+
+    def _pack_pil(self, source: Image.Image) -> Image.Image:
+        if source.mode.startswith("I;16"):
+            return Image.fromarray(_luma(self.rgb))
+        image = Image.fromarray(self.rgb)
+        if source.mode in ("1", "L", "LA", "La"):
+            image = image.convert("L")
+        if source.has_transparency_data:
+            image.putalpha(source.convert("RGBA").getchannel("A"))
+        kept = {"exif", "dpi"} if source.mode == "CMYK" else {"exif", "dpi", "icc_profile"}
+        image.info.update({key: value for key, value in source.info.items() if key in kept})
+        return image
+
+
+class UniRainPipeline(Pipeline):
+    """
+    Removes rain from images: `pipeline("image-to-image", model=..., trust_remote_code=True)`.
+
+    Gives back the kind of image that it got, in its size: a PIL image for a PIL image, a path or a URL; an array for
+    an array (uint8, uint16 or floating point in [0, 1]), a tensor for a tensor. With `batch_size`, images of equal
+    size share a forward pass; they may be mixed with others.
+
+    Args (of the pipeline or of a call):
+        tile (`int`, *optional*): Side of the tiles in pixels; an image with no more pixels than a tile is worked on
+            as a whole. Chosen from the memory budget by default, and halved, with a warning, when memory runs out.
+        overlap (`int`, *optional*, defaults to 64): Pixels that neighbouring tiles share.
+        memory_budget (`int`, *optional*): Bytes that the activations of a forward pass may take; 1 GiB by default, on
+            a CUDA device half of what is free. Beyond the input and output arrays, memory does not grow with the image.
+    """
+
+    _load_image_processor = True
+    _load_tokenizer = False
+    _load_processor = False
+    _load_feature_extractor = False
+    _load_video_processor = False
+
+    def _sanitize_parameters(self, **kwargs):
+        unknown = sorted(set(kwargs) - {"tile", "overlap", "memory_budget"})
+        if unknown:
+            raise ValueError(f"Unknown option {', '.join(unknown)}: there are tile, overlap and memory_budget.")
+        for name, value in kwargs.items():
+            if value is not None and value < (0 if name == "overlap" else 1):
+                raise ValueError(f"`{name}` must be positive, got {value}.")
+        return {}, {name: value for name, value in kwargs.items() if value is not None}, {}
+
+    def preprocess(self, image) -> dict[str, RainyImage]:
+        return {"image": RainyImage.unpack(load_image(image) if isinstance(image, str) else image)}
+
+    def _forward(self, model_inputs, **options) -> dict[str, list[RainyImage]]:
+        images = model_inputs["image"]
+        images = images if isinstance(images, list) else [images]
+        results: dict[int, np.ndarray] = {}
+        for indices in _by_size([image.rgb for image in images]):
+            derained, _ = self.restore([images[index].rgb for index in indices], **options)
+            results.update(zip(indices, derained, strict=True))
+        return {"image": [replace(image, rgb=results[index]) for index, image in enumerate(images)]}
+
+    def postprocess(self, model_outputs) -> Any:
+        image = model_outputs["image"]
+        return (image[0] if isinstance(image, list) else image).pack()
+
+    def save_pretrained(self, save_directory, **kwargs):
+        """Save weights, config and processor with the code that loads them where this package is not installed."""
+        self.model.config.auto_map = {"AutoModel": f"modeling_unirain.{type(self.model).__name__}"}
+        super().save_pretrained(save_directory, **kwargs)
+
+    @torch.inference_mode()
+    def restore(
+        self,
+        images: list[np.ndarray],
+        tile: int | None = None,
+        overlap: int = DEFAULT_OVERLAP,
+        memory_budget: int | None = None,
+        on_progress: Progress | None = None,
+    ) -> tuple[list[np.ndarray], Tensor]:
+        """Remove the rain from images of equal size.
+
+        Args:
+            images (`list[np.ndarray]`): (height, width, 3); uint8, uint16 or float32 in [0, 1].
+            tile, overlap, memory_budget: See the class.
+            on_progress (`Callable[[int, int], None]`, *optional*): Called with the number of forward passes done and
+                their total after each.
+
+        Returns:
+            The derained images, of the same type and size, and their routes (images, num_routers, num_experts).
+        """
+        divisor = self.model.config.size_divisor
+        pixels = padded_pixels(*images[0].shape[:2], divisor)
+        side = tile or self._tile_side(memory_budget)
+        side = max(divisor, side // divisor * divisor)
+        while True:
+            try:
+                if pixels * len(images) <= side * side:
+                    return self._restore_whole(images, on_progress)
+                if pixels <= side * side:
+                    return self._restore_one_by_one(images, on_progress)
+                return self._restore_in_tiles(images, side, overlap, on_progress)
+            except (RuntimeError, MemoryError) as error:
+                smaller = max(min(side, math.isqrt(pixels)) // 2 // divisor, 1) * divisor
+                if not _is_out_of_memory(error) or smaller < MIN_TILE:
+                    raise
+            # Outside the handler, whose traceback would keep the failed pass's tensors alive
+            logger.warning("Out of memory with tiles of %d x %d pixels; trying %d.", side, side, smaller)
+            side = smaller
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def _tile_side(self, memory_budget: int | None) -> int:
+        """The tile that fits into the budget."""
+        if memory_budget is None:
+            memory_budget = CPU_MEMORY_BUDGET
+            if self.device.type == "cuda":
+                free = torch.cuda.mem_get_info(self.device)[0]
+                reusable = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+                memory_budget = int((free + reusable) * CUDA_MEMORY_SHARE)
+        return max(MIN_TILE, math.isqrt(int(memory_budget / bytes_per_pixel(self.model.config, self.model.dtype))))
+
+    def _pixel_values(self, images: list[np.ndarray]) -> Tensor:
+        """(images, 3, height, width), as the model takes them; padded."""
+        values = self.image_processor(images, input_data_format="channels_last", return_tensors="pt")["pixel_values"]
+        return values.to(self.device, self.model.dtype, memory_format=torch.channels_last)
+
+    def _restored(self, images: list[np.ndarray], routes: Tensor | None = None) -> tuple[list[np.ndarray], Tensor]:
+        """One forward pass: float32 (height, width, 3) in [0, 1] for each image, and the routes applied."""
+        outputs = self.model(self._pixel_values(images), routes=routes, output_routes=True)
+        sizes = [image.shape[:2] for image in images]
+        restored = self.image_processor.post_process_image_deraining(outputs, sizes)
+        return [image.permute(1, 2, 0).cpu().numpy() for image in restored], outputs.routes.cpu()
+
+    def _restore_whole(self, images: list[np.ndarray], on_progress: Progress | None):
+        restored, routes = self._restored(images)
+        if on_progress is not None:
+            on_progress(1, 1)
+        return [_as_type(values, image.dtype) for values, image in zip(restored, images, strict=True)], routes
+
+    def _restore_one_by_one(self, images: list[np.ndarray], on_progress: Progress | None):
+        results = []
+        for index, image in enumerate(images, 1):
+            (restored,), routes = self._restored([image])
+            results.append((_as_type(restored, image.dtype), routes))
+            if on_progress is not None:
+                on_progress(index, len(images))
+        return [image for image, _ in results], torch.cat([routes for _, routes in results])
+
+    def _restore_in_tiles(self, images: list[np.ndarray], side: int, overlap: int, on_progress: Progress | None):
+        divisor = self.model.config.size_divisor
+        overlap = min(math.ceil(overlap / divisor), side // divisor // 2) * divisor
+        rows, columns = (tile_spans(length, side, overlap, divisor) for length in images[0].shape[:2])
+        total, done = len(images) * (len(rows) * len(columns) + 1), 0
+
+        def step():
+            nonlocal done
+            done += 1
+            if on_progress is not None:
+                on_progress(done, total)
+
+        results = [self._restore_in_spans(image, rows, columns, side, step) for image in images]
+        return [image for image, _ in results], torch.cat([routes for _, routes in results])
+
+    def _restore_in_spans(self, image: np.ndarray, rows: list[slice], columns: list[slice], side: int, step):
+        windows = route_windows(image, side, self.model.config.size_divisor)
+        routes = self.model.compute_routes(self._pixel_values(windows))
+        step()
+        output = np.empty(image.shape, image.dtype)
+        blend_tiles(output, rows, columns, lambda y, x: self._restored([image[y, x]], routes)[0][0], step)
+        return output, routes.cpu()
+
+
+UniRainPipeline._registered_impl = {
+    "image-to-image": {"impl": UniRainPipeline, "pt": (AutoModelForImageToImage,), "type": "image"}
+}
+
+
+def bytes_per_pixel(config, dtype: torch.dtype) -> int:
+    """Memory of one forward pass for each pixel of the image, beyond the weights.
+
+    The peak is where the finest level's experts are wide: about 20 feature maps of that level, measured on a CPU for
+    `unirain` (713 to 970 bytes, 960 by this rule) and `unirain-base` (5,012 to 7,372, 7,728 by this rule), and
+    a few images.
+    """
+    channels = max(config.encoder_hidden_sizes[0], config.decoder_hidden_sizes[-1])
+    return int((20 * channels + 12) * dtype.itemsize)
+
+
+def padded_pixels(height: int, width: int, divisor: int) -> int:
+    """What the network works on: a picture one pixel high is `divisor` high to it."""
+    return math.ceil(height / divisor) * math.ceil(width / divisor) * divisor**2
+
+
+def tile_spans(length: int, side: int, overlap: int, divisor: int) -> list[slice]:
+    """Spans of at most `side` that cover `length`, neighbours sharing `overlap`, all about equally long.
+
+    They start at multiples of `divisor`, so that the network's strides fall where they do on the whole image.
+    """
+    if length <= side:
+        return [slice(0, length)]
+    count = math.ceil((length - overlap) / (side - overlap))
+    side = min(side, math.ceil((length + (count - 1) * overlap) / count / divisor) * divisor)
+    return [slice(start, min(start + side, length)) for start in range(0, length - overlap, side - overlap)]
+
+
+def blend_tiles(
+    output: np.ndarray,
+    rows: list[slice],
+    columns: list[slice],
+    restore: Callable[[slice, slice], np.ndarray],
+    step: Callable[[], None],
+) -> None:
+    """Fill `output` tile by tile; where tiles overlap, one fades into the next along a raised cosine.
+
+    Beyond a tile, only the overlap with the row of tiles below is kept, at the output's width.
+    """
+    above = None
+    for row, below_row in zip(rows, [*rows[1:], slice(rows[-1].stop, None)], strict=True):
+        below = np.empty((row.stop - below_row.start, *output.shape[1:]), np.float32)
+        left = None
+        for column, right_column in zip(columns, [*columns[1:], slice(columns[-1].stop, None)], strict=True):
+            tile = restore(row, column)
+            if left is not None:
+                fade(left, tile[:, : left.shape[1]], axis=1)
+            left = tile[:, right_column.start - column.start :].copy()
+            tile = tile[:, : right_column.start - column.start]
+            x = slice(column.start, right_column.start)
+            if above is not None:
+                fade(above[:, x], tile[: len(above)], axis=0)
+            below[:, x] = tile[below_row.start - row.start :]
+            tile = tile[: below_row.start - row.start]
+            output[row.start : below_row.start, x] = _as_type(tile, output.dtype)
+            step()
+        above = below
+
+
+def fade(before: np.ndarray, after: np.ndarray, axis: int) -> None:
+    """Turn `after`'s beginning into a smooth passage from `before`, in place; (rows, columns, channels)."""
+    length = after.shape[axis]
+    weight = 0.5 - 0.5 * np.cos(np.pi * (np.arange(length, dtype=np.float32) + 0.5) / length)
+    weight = weight[:, None, None] if axis == 0 else weight[:, None]
+    after += (1 - weight) * (before - after)
+
+
+def route_windows(image: np.ndarray, side: int, divisor: int) -> list[np.ndarray]:
+    """Windows of one size, spread evenly over the image, with no more pixels in all than a tile and 1 megapixel.
+
+    They cover the image where that is enough. At least four, so that one spot does not decide.
+    """
+    height, width = image.shape[:2]
+    window = min(ROUTE_WINDOW, side // 2)
+    rows, columns = min(window, height), min(window, width)
+    most = max(4, min(side * side, ROUTE_PIXELS) // padded_pixels(rows, columns, divisor))
+    down, across = math.ceil(height / rows), math.ceil(width / columns)
+    if down * across > most:
+        scale = math.sqrt(most / (down * across))
+        down = max(1, min(round(down * scale), most))
+        across = min(across, most // down)
+    return [image[y, x] for y in _spread(height, rows, down) for x in _spread(width, columns, across)]
+
+
+def _spread(length: int, window: int, count: int) -> Iterator[slice]:
+    """`count` windows from end to end; a single one in the middle."""
+    starts = np.linspace(0, length - window, count) if count > 1 else [(length - window) / 2]
+    return (slice(int(start), int(start) + window) for start in starts)
+
+
+def _by_size(images: list[np.ndarray]) -> list[list[int]]:
+    """Indices of the images that can share a forward pass."""
+    groups: dict[tuple, list[int]] = {}
+    for index, image in enumerate(images):
+        groups.setdefault((image.shape, image.dtype), []).append(index)
+    return list(groups.values())
+
+
+def _as_type(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """float32 in [0, 1] to the full range of an integer type, rounded to the nearest."""
+    if np.issubdtype(dtype, np.floating):
+        return values
+    return np.rint(values * np.iinfo(dtype).max).astype(dtype)
+
+
+def _luma(rgb: np.ndarray) -> np.ndarray:
+    """(height, width, 3) to (height, width), of the same type: BT.601."""
+    luma = rgb @ np.array([0.299, 0.587, 0.114], np.float32)
+    return luma if np.issubdtype(rgb.dtype, np.floating) else np.rint(luma).astype(rgb.dtype)
+
+
+def _numpy(tensor: Tensor) -> np.ndarray:
+    return (tensor.float() if tensor.is_floating_point() else tensor).cpu().numpy()
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return any(words in str(error).lower() for words in _OUT_OF_MEMORY)
+
+
+__all__ = ["UniRainPipeline"]
