@@ -37,6 +37,7 @@ setup(
     packages=find_packages(include=["modeling_unirain", "modeling_unirain.*"]),
     package_data={
         "modeling_unirain": ["checkpoints/*/*.json", "checkpoints/*/*.safetensors", "checkpoints/*/*.py", "checkpoints/*/*.md", "niqe_pristine.json"],
+        "modeling_unirain.evaluation": ["unirain_metrics/*"],
         "modeling_unirain.training": ["recipes/*.yaml"],
         "modeling_unirain.distillation": ["prompts/*.txt"],
     },
