@@ -206,8 +206,8 @@ def _draw_capture(rng: np.random.Generator, style: str) -> tuple[float, float, f
     contrast, brightness = 1.0, 0.0
     draws = rng.random(4)
     values = rng.uniform(-1, 1, 5)
-    if style == "photoshop" and draws[0] < 0.35:  # Rain800 inputs are often darker, contrastier or washed out
-        contrast, brightness = 1 + 0.2 * float(values[0]), 0.05 * float(values[1])
+    if style == "photoshop" and draws[0] < 0.45:  # Rain800 inputs are often darker, contrastier or washed out
+        contrast, brightness = 1 + 0.22 * float(values[0]), 0.06 * float(values[1]) - 0.01
     noise = 0.012 * abs(float(values[2])) if draws[1] < 0.15 else 0.0
     blur = 0.5 + 0.3 * float(values[3]) if draws[2] < SOFT_SHARE else 0.0
     quality = (
@@ -249,22 +249,27 @@ def _draw_layers(
     elif style == "storm":
         count = int(rng.integers(1, 6))
         fan = rng.uniform(8, 45)
+        density = _log_uniform(rng, 0.15, 1.2) / count**0.5
         blend = _choose(rng, {"add": 0.8, "screen": 0.2})
         for share in rng.dirichlet(np.full(count, 3.0)):
-            line(
-                float(share),
-                angle=angle + fan * rng.uniform(-1, 1),
-                length=_log_uniform(rng, 15, 140),
-                width=_log_uniform(rng, 0.8, 4.0),
-                coverage=_log_uniform(rng, 0.1, 0.5) / count**0.5,
-                jitter=rng.uniform(0, 3),
-                spread=rng.uniform(0.1, 0.5),
-                taper=rng.uniform(0, 0.8),
-                blend=blend,
-            )
+            direction = angle + fan * rng.uniform(-1, 1)
+            if rng.random() < 0.2:
+                layers.append(_noise_layer(rng, decibel, float(share), direction, blend, shared))
+            else:
+                line(
+                    float(share),
+                    angle=direction,
+                    length=_log_uniform(rng, 15, 140),
+                    width=_log_uniform(rng, 0.8, 4.0),
+                    coverage=density * rng.uniform(0.5, 1.5),
+                    jitter=rng.uniform(0, 3),
+                    spread=rng.uniform(0.1, 0.6),
+                    taper=rng.uniform(0, 0.8),
+                    blend=blend,
+                )
     elif style == "photoshop":
         count = int(rng.integers(1, 3))
-        blend = _choose(rng, {"screen": 0.4, "add": 0.2, "alpha": 0.25, "soft light": 0.15})
+        blend = _choose(rng, {"screen": 0.35, "add": 0.2, "alpha": 0.2, "soft light": 0.25})
         for share in rng.dirichlet(np.full(count, 3.0)):
             layers.append(_noise_layer(rng, decibel, float(share), angle + rng.normal(0, 4), blend, shared))
     elif style == "driving":
@@ -401,8 +406,8 @@ def _gain(decibel: float, share: float, energy: float, blend: str) -> float:
 
 def _draw_veil(rng: np.random.Generator, style: str, severity: float, night: bool) -> Veil | None:
     used = rng.random() < VEIL_SHARES.get(style, 0.12)
-    thickest = {"fog": 0.75, "physical": 0.4, "wild": 0.4}.get(style, 0.2)
-    thinnest = 0.15 if style == "fog" else 0.02
+    thickest = {"fog": 0.6, "physical": 0.4, "wild": 0.4}.get(style, 0.2)
+    thinnest = 0.1 if style == "fog" else 0.02
     veil = Veil(
         strength=rng.uniform(thinnest, thickest) * (0.2 + 0.8 * severity),
         level=rng.uniform(0.08, 0.35) if night else rng.uniform(0.55, 0.97),
