@@ -8,12 +8,11 @@ import evaluate
 import numpy as np
 import pytest
 import torch
+from evaluation.rainy_pictures import clean_picture, rainy_picture
 from skimage.color import rgb2ycbcr
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 import modeling_unirain
-
-from .conftest import clean_picture, rainy_picture
 
 
 PACKAGE = Path(modeling_unirain.__file__).parent

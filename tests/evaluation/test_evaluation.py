@@ -13,14 +13,13 @@ from statistics import fmean
 
 import numpy as np
 import pytest
+from evaluation.rainy_pictures import clean_picture, median_filter, write_pairs
 from PIL import Image
 from skimage.color import rgb2ycbcr
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from modeling_unirain.evaluation import EvaluationPair, evaluate, evaluate_pairs, find_pairs, load_lpips
 from modeling_unirain.evaluation.run import JOURNAL
-
-from .conftest import clean_picture, median_filter, write_pairs
 
 
 REPOSITORY = Path(__file__).parents[2]
@@ -150,14 +149,15 @@ def test_a_killed_evaluation_goes_on_and_ends_as_an_unbroken_one(tmp_path):
     script = f"""
 import time
 from modeling_unirain.evaluation import evaluate, find_pairs
-from tests.evaluation.conftest import median_filter
+from evaluation.rainy_pictures import median_filter
 def slow(image):
     time.sleep(0.2)
     return median_filter(image)
 evaluate(slow, find_pairs({str(tmp_path / "data")!r}), {str(tmp_path / "killed")!r}, settings={{"checkpoint": "x"}})
 """
     journal = tmp_path / "killed" / JOURNAL
-    process = subprocess.Popen([sys.executable, "-c", script], cwd=REPOSITORY, stderr=subprocess.DEVNULL)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")])}
+    process = subprocess.Popen([sys.executable, "-c", script], env=environment, stderr=subprocess.DEVNULL)
     while not journal.exists() or journal.read_bytes().count(b"\n") < 4:
         assert process.poll() is None
         time.sleep(0.01)

@@ -3,11 +3,10 @@
 import datasets
 import numpy as np
 import pytest
+from evaluation.rainy_pictures import clean_picture, rainy_picture, write_pairs
 from PIL import Image
 
 from modeling_unirain.evaluation import find_pairs
-
-from .conftest import clean_picture, rainy_picture, write_pairs
 
 
 def keys(pairs) -> list[tuple[str, str, str]]:
