@@ -57,6 +57,7 @@ TYPE_NAMES = {
     "Streaks at night (NRS)": RainType.NRS,
     "Drops on the lens at night (NRD)": RainType.NRD,
 }
+EXAMPLE_NAMES = {"DRS": "Day, streaks", "DRD": "Day, drops", "NRS": "Night, streaks", "NRD": "Night, drops"}
 
 INTRODUCTION = """# UniRain
 Removes rain from a photograph, whether streaks or drops on the lens, by day or by night. One small network for all of
@@ -73,12 +74,11 @@ LIMITS = f"""### What it cannot do
 """
 
 CSS = """
-.gradio-container { max-width: 1200px !important; margin: auto; }
 .routing { overflow-x: auto; }
 .routing svg { min-width: 340px; width: 100%; max-width: 640px; height: auto; }
 .routing text { fill: currentColor; font-size: 11px; }
 .outer[role=slider]:focus-visible { outline: 3px solid var(--color-accent); }
-@media (max-width: 640px) { .gradio-container { padding: 8px !important; } }
+@media (max-width: 640px) { .gradio-container .fillable { padding: 8px !important; } }
 """
 
 
@@ -289,13 +289,15 @@ def build_page(demo: Demo) -> gr.Blocks:
                 with gr.Column(scale=1):
                     file = gr.File(label="Rainy photograph", file_types=pictures, height=140, elem_id="rainy")
                     with gr.Row():
-                        run = gr.Button("Remove the rain", variant="primary", min_width=160, elem_id="run")
+                        run = gr.Button("Remove rain", variant="primary", min_width=90, elem_id="run")
                         stop = gr.Button("Cancel", min_width=90, elem_id="stop")
+                    gr.Markdown("Or choose an example:")
                     gallery = gr.Gallery(
                         [(str(path), caption_of(path)) for path in examples],
-                        label="Examples: choose one",
+                        label="Examples",
+                        show_label=False,
                         columns=2,
-                        height="auto",
+                        height=None,
                         allow_preview=False,
                         interactive=False,
                         buttons=[],
@@ -325,7 +327,7 @@ def build_page(demo: Demo) -> gr.Blocks:
             started.append(chosen.then(demo.derain_for_page, file, outputs, show_progress_on=slider, **heavy))
             file.clear(lambda: (None, None, "", ""), None, outputs, api_visibility="private")
             stop.click(demo.cancel, cancels=started, queue=False, api_visibility="private")
-        with gr.Tab("Add rain and remove it"):
+        with gr.Tab("Add and remove"):
             with gr.Row():
                 with gr.Column(scale=1):
                     clean = gr.File(label="Photograph without rain", file_types=pictures, height=140, elem_id="clean")
@@ -355,7 +357,7 @@ def build_page(demo: Demo) -> gr.Blocks:
                 demo.rain_and_derain, [clean, kind, severity, seed], [pair, table, rendered, chart_rendered], **heavy
             )
             stop_render.click(demo.cancel, cancels=[rendering], queue=False, api_visibility="private")
-        with gr.Tab("Several files"):
+        with gr.Tab("Batch"):
             several = gr.File(label=f"Up to {MAX_FILES} photographs", file_types=pictures, file_count="multiple", elem_id="several")  # fmt: skip
             with gr.Row():
                 run_several = gr.Button("Remove the rain from all", variant="primary", elem_id="run-several")
@@ -378,9 +380,8 @@ def build_page(demo: Demo) -> gr.Blocks:
 
 
 def caption_of(path: Path) -> str:
-    """`drs_street.jpg` -> `Streaks, daytime (DRS)`; a name that says nothing of the type is shown as it is."""
-    code = path.stem.upper()[:3]
-    return next((name for name, kind in TYPE_NAMES.items() if kind == code), path.stem)
+    """What shows as a label and is read aloud: `drs_street.jpg` -> `Day, streaks`; another name stays as it is."""
+    return EXAMPLE_NAMES.get(path.stem.upper()[:3], path.stem)
 
 
 def launch(page: gr.Blocks, host: str | None, port: int | None, **options):

@@ -248,7 +248,7 @@ def test_command_line_shows_files_and_sizes_and_never_the_token(hub, checkpoint,
     runner = CliRunner()
     dry = runner.invoke(app, ["publish", "model", str(checkpoint), "me/rain", "--dry-run"])
     assert dry.exit_code == 0, dry.output
-    assert "model.safetensors" in dry.output and "5.0 kB" in dry.output and "private" in dry.output
+    assert "model.safetensors" in dry.output and "5.00kB" in dry.output and "private" in dry.output
     assert not hub.requests
     done = runner.invoke(app, ["publish", "model", str(checkpoint), "me/rain"])
     assert done.exit_code == 0 and f"{hub.url}/me/rain" in done.output, done.output

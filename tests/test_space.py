@@ -25,7 +25,6 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from modeling_unirain import UniRainConfig, UniRainForImageDeraining, UniRainImageProcessor
-from modeling_unirain.cli import app as command_line
 from modeling_unirain.images import Picture, open_image, save_image
 from modeling_unirain.publishing import publish
 
@@ -119,6 +118,8 @@ def photograph(tmp_path) -> Path:
 
 
 def by_command_line(path: Path, checkpoint: Path, folder: Path) -> Path:
+    from modeling_unirain.cli import app as command_line
+
     target = folder / f"by-command-line{path.suffix}"
     options = ["--checkpoint", str(checkpoint), "--output", str(target), "--device", "cpu"]
     done = CliRunner().invoke(command_line, ["derain", str(path), *options])
@@ -226,8 +227,7 @@ def test_no_file_of_the_server_is_served(space, path):
 
 
 def test_no_file_of_the_server_is_taken_for_an_input(space):
-    picture = next(iter(EXAMPLES))
-    for path in ("/etc/passwd", str(ROOT / "setup.py"), "secret.txt", "link.png", str(picture)):
+    for path in ("/etc/passwd", str(ROOT / "setup.py"), "secret.txt", "link.png"):
         answer = call(space, {"path": path, "meta": {"_type": "gradio.FileData"}})
         assert "event: error" in answer and "event: complete" not in answer, answer
         answer = call(space, {"path": path, "url": f"file://{path}", "meta": {"_type": "gradio.FileData"}})
@@ -376,7 +376,7 @@ def test_every_example_works_and_has_a_text_alternative(page):
     thumbnails = find_all(page, "#examples button.thumbnail-item")
     assert len(thumbnails) == len(EXAMPLES) >= 4
     captions = [find(thumbnail, "img").get_attribute("alt") for thumbnail in thumbnails]
-    assert {caption[-4:-1] for caption in captions} >= {"DRS", "DRD", "NRS", "NRD"}
+    assert {"Day, streaks", "Day, drops", "Night, streaks", "Night, drops"} <= set(captions)
     for example, thumbnail in zip(EXAMPLES, thumbnails, strict=True):
         thumbnail.click()
         name = f"{example.stem}-derained{example.suffix}"
