@@ -6,6 +6,7 @@ This file travels with every checkpoint, so it imports nothing else of ours.
 from pathlib import Path
 
 from huggingface_hub import constants, get_session, try_to_load_from_cache
+from huggingface_hub.utils import validate_repo_id
 
 
 HUB_REPOSITORIES = {"unirain": "unirain/unirain", "unirain-base": "unirain/unirain-base"}
@@ -42,6 +43,7 @@ class ResolvesCheckpointNames:
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
         checkpoint = resolve_checkpoint(pretrained_model_name_or_path)
+        _check_name(checkpoint)
         if _is_unreachable(checkpoint, kwargs):
             raise OSError(
                 f"Checkpoint '{pretrained_model_name_or_path}' is neither a folder nor in the local cache, and "
@@ -49,7 +51,28 @@ class ResolvesCheckpointNames:
             )
         if hasattr(cls, "base_model_prefix"):  # a PreTrainedModel, not a config or processor
             kwargs.setdefault("use_safetensors", True)
+        if hasattr(cls, "get_config_dict"):  # a config, which a model's `from_pretrained` loads first
+            found = cls.get_config_dict(checkpoint, **kwargs)[0].get("model_type")
+            if found != cls.model_type:
+                raise ValueError(
+                    f"Checkpoint '{pretrained_model_name_or_path}' holds the architecture '{found}', not "
+                    f"'{cls.model_type}': give a {cls.model_type} checkpoint."
+                )
         return super().from_pretrained(checkpoint, *args, **kwargs)
+
+
+def _check_name(checkpoint: str) -> None:
+    """A name is a folder or could be a repository on the Hub."""
+    if Path(checkpoint).is_dir():
+        if not (Path(checkpoint) / "config.json").is_file():
+            raise OSError(f"The folder '{checkpoint}' is no checkpoint: it has no config.json.")
+        return
+    try:
+        validate_repo_id(checkpoint)
+    except ValueError as error:
+        raise OSError(
+            f"There is no checkpoint '{checkpoint}': no such folder, nor can a repository be called so."
+        ) from error
 
 
 def _is_unreachable(checkpoint: str, options: dict) -> bool:
@@ -57,7 +80,7 @@ def _is_unreachable(checkpoint: str, options: dict) -> bool:
 
     `from_pretrained` by itself retries every file of an unreachable Hub for 23 seconds.
     """
-    if Path(checkpoint).exists():
+    if Path(checkpoint).is_dir():
         return False
     cached = try_to_load_from_cache(
         checkpoint, "config.json", cache_dir=options.get("cache_dir"), revision=options.get("revision")

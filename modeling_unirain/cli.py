@@ -1,0 +1,359 @@
+"""The command `unirain`: thin commands over the package, one sentence for whatever is wrong."""
+
+import errno
+import glob
+import hashlib
+import json
+import logging
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+from transformers.utils import logging as transformers_logging
+from typer.core import TyperGroup
+
+from .derainer import Derainer, load_derainer
+from .images import EXTENSIONS, MAX_PIXELS, ImageError, Picture, format_of, open_image, save_image, write_atomically
+from .publishing import RepoKind, publish
+from .sheets import comparison_sheet
+
+
+RUN_RECORD = ".unirain.json"
+"""In an output folder: which weights its pictures were made with."""
+
+EXAMPLES = (Path(__file__).parent / "examples", Path(__file__).parents[1] / "examples")
+"""Where the example photographs are: in an installed package, in a clone."""
+
+INTERRUPTED = 130
+_NOTHING_CAN_BE_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
+class Commands(TyperGroup):
+    """Every command's errors as one sentence and an exit code: 1 for bad input, 2 for a bad option, 130 for Ctrl-C."""
+
+    def invoke(self, ctx):
+        try:
+            return super().invoke(ctx)
+        except (ValueError, OSError) as error:
+            typer.echo(f"Error: {' '.join(str(error).split())}", err=True)
+            raise typer.Exit(1) from error
+        except KeyboardInterrupt as error:
+            typer.echo("Interrupted.", err=True)
+            raise typer.Exit(INTERRUPTED) from error
+
+
+app = typer.Typer(
+    cls=Commands,
+    help="Remove rain from photographs: streaks or drops, by day or by night.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def prepare() -> None:
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    warnings.filterwarnings("ignore", module="PIL")  # it comments on damaged metadata; damaged pictures are errors
+    transformers_logging.disable_progress_bar()
+
+
+Checkpoint = Annotated[str, typer.Option(help="A name, a folder, or a repository on the Hub.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps, ... [default: the fastest that works]")]
+Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16. [default: float32]")]
+
+
+@app.command()
+def derain(
+    inputs: Annotated[
+        list[str], typer.Argument(metavar="INPUT...", help="Pictures, folders (searched recursively) or globs.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="A file for one picture, else a folder.")],
+    checkpoint: Checkpoint = "unirain",
+    device: Device = None,
+    dtype: Dtype = None,
+    tile: Annotated[int | None, typer.Option(min=32, help="Side of the tiles in pixels. [default: by memory]")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures of equal size that are worked on together.")] = 1,
+    format: Annotated[
+        str | None, typer.Option(help="png, jpg, webp, tiff or bmp. [default: each input's own]")
+    ] = None,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Also write NAME-compare.jpg, before beside after.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace outputs that are there already.")] = False,
+    max_megapixels: Annotated[float, typer.Option(min=0, help="Refuse larger pictures.")] = MAX_PIXELS / 1e6,
+) -> None:
+    """Remove the rain from pictures.
+
+    A result has its input's size, format, depth, transparency and metadata. A folder's tree is kept. Run again after
+    having been stopped, it goes on where it was: outputs newer than their input are left as they are.
+    """
+    jobs = plan(inputs, output, format)
+    one_file = len(jobs) == 1 and jobs[0].target == output
+    if not overwrite:
+        check_inputs_are_kept(jobs)
+        if one_file and output.exists():
+            raise ImageError(f"{output} exists already: --overwrite replaces it.")
+    derainer = load_derainer(checkpoint, device, dtype)
+    if not one_file:
+        claim(output, derainer, overwrite)
+    todo = jobs if overwrite else [job for job in jobs if not job.is_finished]
+    if finished := len(jobs) - len(todo):
+        typer.echo(f"Skipped {finished} finished; --overwrite to redo.")
+    run = Run(derainer, compare, {"tile": tile} if tile else {}, max_pixels=int(max_megapixels * 1e6))
+    run.work_through(todo, batch_size, overwrite)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write to.")] = Path("unirain-demo"),
+    checkpoint: Checkpoint = "unirain",
+    device: Device = None,
+) -> None:
+    """Remove the rain from the example photographs, and lay them out before and after on one sheet."""
+    folder = next((folder for folder in EXAMPLES if folder.is_dir() and pictures_below(folder)), None)
+    if folder is None:
+        raise ImageError("The example photographs are not installed: run this in a clone of the repository.")
+    derainer, rows = load_derainer(checkpoint, device), []
+    sources = pictures_below(folder)
+    for source in tqdm(sources, unit="picture", disable=None):
+        picture = open_image(source)
+        derained, _ = derainer.restore(picture)
+        save_image(derained, output / source.name)
+        rows.append([picture.to_pil(), derained.to_pil()])
+    sheet = comparison_sheet(rows, ["Rainy", "Derained"], [source.stem for source in sources], cell_width=640)
+    save_image(Picture.from_pil(sheet), output / "comparison.png")
+    typer.echo(f"{len(rows)} photographs derained; look at {output / 'comparison.png'}")
+
+
+@app.command("publish")
+def publish_command(
+    kind: Annotated[RepoKind, typer.Argument(help="What SOURCE is.")],
+    source: Annotated[Path, typer.Argument(help="A checkpoint, a distilled corpus, or the folder space/ of a clone.")],
+    repo_id: Annotated[str, typer.Argument(help="owner/name on the Hub.")],
+    public: Annotated[bool, typer.Option("--public", help="Everyone may see it. [default: only you]")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be uploaded, and upload nothing.")
+    ] = False,
+) -> None:
+    """Upload a model, a dataset or the demo to the Hugging Face Hub.
+
+    Private unless told otherwise. Log in with `hf auth login` first. After an interruption, run it again: what has
+    arrived is not sent twice.
+    """
+    done = publish(kind, source, repo_id, private=not public, dry_run=dry_run)
+    for name, size in done.files.items():
+        typer.echo(f"{tqdm.format_sizeof(size, 'B'):>8}  {name}")
+    total = f"{len(done.files)} files, {tqdm.format_sizeof(sum(done.files.values()), 'B')}"
+    visibility = "private" if done.private else "public"
+    if done.url is None:
+        typer.echo(f"{total}, would go to the {visibility} {kind} {repo_id}. Nothing was sent.")
+    else:
+        typer.echo(f"{total}, published: {done.url} ({visibility})")
+
+
+# What is to be done
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture to derain, and where the result goes."""
+
+    source: Path
+    target: Path
+
+    @property
+    def is_finished(self) -> bool:
+        """Outputs are complete or absent, so one that is newer than its input needs no second look."""
+        return self.target.exists() and self.target.stat().st_mtime >= self.source.stat().st_mtime
+
+
+def plan(inputs: Sequence[str], output: Path, format: str | None) -> list[Job]:
+    """Everything to be done, in order; raises before any of it is if the inputs or the output make no sense."""
+    suffix = None
+    if format is not None:
+        suffix = f".{format.lower().lstrip('.')}"
+        if suffix not in EXTENSIONS:
+            raise ImageError(f"There is no format '{format}' to write: png, jpg, webp, tiff or bmp.")
+    paths = [path for text in inputs for path in expand(text)]
+    if len(paths) == 1 and paths[0].is_file() and output.suffix and not output.is_dir():
+        if suffix is None:
+            format_of(output)
+        elif EXTENSIONS.get(output.suffix.lower()) != EXTENSIONS[suffix]:
+            raise ImageError(f"{output} does not end in {suffix}, as --format {format} asks for.")
+        return [Job(paths[0], output)]
+    if output.exists() and not output.is_dir():
+        raise ImageError(f"{output} is a file, but several pictures need a folder: give --output a folder.")
+    jobs = []
+    for path in paths:
+        sources = pictures_below(path, leave_out=output) if path.is_dir() else [path]
+        if not sources:
+            raise ImageError(f"{path} contains no pictures: {', '.join(EXTENSIONS)} are looked for.")
+        for source in sources:
+            target = output / (source.relative_to(path) if path.is_dir() else source.name)
+            jobs.append(Job(source, target.with_suffix(suffix) if suffix else target))
+    jobs = list(dict.fromkeys(jobs))  # a picture that was given twice is done once
+    by_target: dict[Path, Job] = {}
+    for job in jobs:
+        other = by_target.setdefault(job.target, job)
+        if other is not job:
+            raise ImageError(
+                f"{other.source} and {job.source} would both be written to {job.target}: do one of them apart."
+            )
+    return jobs
+
+
+def expand(text: str) -> list[Path]:
+    """What one INPUT stands for: itself, or the matches of a glob that the shell did not expand."""
+    path = Path(text).expanduser()
+    if path.exists():
+        return [path]
+    if not glob.has_magic(text):
+        raise ImageError(f"{text} does not exist.")
+    matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
+    pictures = [match for match in matches if match.is_dir() or match.suffix.lower() in EXTENSIONS]
+    if not pictures:
+        raise ImageError(f"{text} matches no picture.")
+    # `**` matches folders as well as what is in them
+    return [path for path in pictures if not (path.is_dir() and any(path in other.parents for other in pictures))]
+
+
+def pictures_below(folder: Path, leave_out: Path | None = None) -> list[Path]:
+    """Every picture in a folder and the folders below, by its extension; hidden ones and `leave_out` aside."""
+    left_out = leave_out.resolve() if leave_out is not None and leave_out.resolve() != folder.resolve() else None
+    found = []
+    for path in sorted(folder.rglob("*")):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if (
+            path.suffix.lower() in EXTENSIONS
+            and not hidden
+            and path.is_file()
+            and left_out not in path.resolve().parents
+        ):
+            found.append(path)
+    return found
+
+
+def check_inputs_are_kept(jobs: Iterable[Job]) -> None:
+    for job in jobs:
+        if job.target.exists() and job.target.samefile(job.source):
+            raise ImageError(
+                f"{job.target} would overwrite its own input: choose another --output, or say --overwrite."
+            )
+
+
+def claim(folder: Path, derainer: Derainer, overwrite: bool) -> None:
+    """Note in the output folder which weights its pictures come from, so that none of other weights are taken as done."""
+    digest = hashlib.sha256()
+    for name, values in sorted(derainer.model.state_dict().items()):
+        digest.update(name.encode() + values.float().cpu().numpy().tobytes())
+    mine = {"checkpoint": derainer.name, "weights": digest.hexdigest()}
+    try:
+        theirs = json.loads((folder / RUN_RECORD).read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        theirs = mine
+    if theirs.get("weights") != mine["weights"] and not overwrite:
+        raise ImageError(
+            f"{folder} holds pictures made with another checkpoint ({theirs.get('checkpoint')}): "
+            "choose another --output, or replace them with --overwrite."
+        )
+    write_atomically(folder / RUN_RECORD, json.dumps(mine).encode())
+
+
+# Doing it
+
+
+class Run:
+    """Pictures derained one batch after another; what fails is reported and counted, and the others go on."""
+
+    def __init__(self, derainer: Derainer, compare: bool, options: dict, max_pixels: int):
+        self.derainer = derainer
+        self.compare = compare
+        self.options = options
+        self.max_pixels = max_pixels
+        self.done = 0
+        self.failed = 0
+
+    def work_through(self, jobs: Sequence[Job], batch_size: int, overwrite: bool) -> None:
+        """Do all jobs; exits with 1 if any failed."""
+        bar_format = "{percentage:3.0f}%|{bar}| {n:.1f}/{total} pictures [{elapsed}<{remaining}{postfix}]"
+        pixels = 0
+        with tqdm(total=len(jobs), bar_format=bar_format, disable=None) as bar, logging_redirect_tqdm():
+            try:
+                for start in range(0, len(jobs), batch_size):
+                    batch = jobs[start : start + batch_size]
+                    for job, picture, derained in self.derain(self.read(batch, overwrite), bar):
+                        self.write(job, picture, derained)
+                        pixels += picture.size[0] * picture.size[1]
+                    bar.n = self.done + self.failed
+                    if elapsed := bar.format_dict["elapsed"]:
+                        bar.set_postfix_str(f"{pixels / 1e6 / elapsed:.2f} megapixels/s")
+            except KeyboardInterrupt:
+                bar.close()
+                typer.echo(
+                    f"Interrupted: {self.done} of {len(jobs)} done. The same command goes on from there.", err=True
+                )
+                raise typer.Exit(INTERRUPTED) from None
+        if jobs:
+            typer.echo(f"Derained {self.done} of {len(jobs)}." + (f" {self.failed} failed." if self.failed else ""))
+        if self.failed:
+            raise typer.Exit(1)
+
+    def read(self, jobs: Iterable[Job], overwrite: bool) -> list[tuple[Job, Picture]]:
+        read = []
+        for job in jobs:
+            try:
+                if job.target.exists() and not overwrite:
+                    raise ImageError(f"{job.target} is older than {job.source}: --overwrite replaces it.")
+                read.append((job, open_image(job.source, self.max_pixels)))
+            except (ImageError, OSError) as error:
+                self.report(error)
+        return read
+
+    def derain(self, batch: list[tuple[Job, Picture]], bar: tqdm) -> Iterator[tuple[Job, Picture, Picture]]:
+        def on_progress(done: int, total: int) -> None:
+            bar.n = self.done + self.failed + len(batch) * done / total
+            bar.refresh()
+
+        try:
+            results = self.derainer.restore_many([picture for _, picture in batch], on_progress, **self.options)
+        except (MemoryError, RuntimeError, ValueError) as error:
+            if len(batch) > 1:  # one of them need not spoil the others
+                for one in batch:
+                    yield from self.derain([one], bar)
+            for job, _ in batch if len(batch) == 1 else []:
+                self.report(ImageError(f"{job.source} could not be derained: {error}"))
+            return
+        for (job, picture), (derained, _) in zip(batch, results, strict=True):
+            yield job, picture, derained
+
+    def write(self, job: Job, picture: Picture, derained: Picture) -> None:
+        try:
+            save_image(derained, job.target)
+            if self.compare:
+                before_and_after = [[picture.to_pil(), derained.to_pil()]]
+                sheet = comparison_sheet(before_and_after, ["Rainy", "Derained"], cell_width=min(960, picture.size[1]))
+                save_image(Picture.from_pil(sheet), job.target.with_name(f"{job.target.stem}-compare.jpg"))
+            self.done += 1
+        except (ImageError, OSError) as error:
+            if getattr(error, "errno", None) in _NOTHING_CAN_BE_WRITTEN:
+                raise  # nor could any of the others
+            self.report(error)
+
+    def report(self, error: Exception) -> None:
+        self.failed += 1
+        tqdm.write(f"Failed: {' '.join(str(error).split())}", file=typer.get_text_stream("stderr"))
+
+
+def main() -> None:
+    app()
+
+
+if __name__ == "__main__":
+    main()
