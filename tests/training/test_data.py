@@ -501,6 +501,15 @@ def test_corpora_that_cannot_be_used(tmp_path):
         ({"sources": [{"kind": "paired", "root": "."}], "sampling": "even"}, "sampling must be one of"),
         ({"sources": [{"kind": "paired", "root": "."}], "types": ["a", "a"]}, "different names"),
         ({"sources": [{"kind": "clean", "day": ".", "min_scale": 2}]}, "min_scale"),
+        (
+            {"sources": [{"kind": "paired", "root": ".", "weight": "2"}]},
+            r"'weight' in source 1 \(paired\) must be a number, got '2'",
+        ),
+        (
+            {"sources": [{"kind": "paired", "root": "."}], "patch_size": 64.5},
+            "'patch_size' in data must be a whole number",
+        ),
+        ({"sources": [{"kind": "paired", "root": "."}], "rotate": 1}, "'rotate' in data must be true or false"),
         ({"sources": [{"kind": "clean", "day": ".", "darkened": -1}]}, "darkened"),
     ],
 )
@@ -547,6 +556,17 @@ def test_whole_pictures_for_validation(tmp_path):
     assert [tuple(sample["labels"].shape) for sample in samples] == [(3, 32, 88)] * 3
 
 
-def test_validation_config_rejects_unknown_keys():
+def test_validation_recipe_mistakes_are_named(tmp_path):
     with pytest.raises(DataError, match="Unknown key 'crop' in validation"):
         ValidationConfig.from_dict({"sources": [], "crop": 1})
+    with pytest.raises(DataError, match="'crop_size' in validation must be a whole number or null, got 'full'"):
+        ValidationConfig.from_dict({"sources": [], "crop_size": "full"})
+
+
+def test_validation_checks_its_pictures_when_built(tmp_path):
+    victim = write_pairs(tmp_path, "DRS", 3) / "DRS/set/input/1.png"
+    victim.write_bytes(victim.read_bytes()[:600])
+    with pytest.raises(DataError, match=r"1\.png"):
+        ValidationSet(ValidationConfig([PairedSource(tmp_path)]), ["DRS"])
+    kept = ValidationSet(ValidationConfig([PairedSource(tmp_path)], skip_unreadable=True), ["DRS"])
+    assert [stem(sample) for sample in read_all(kept)] == ["0", "2"]

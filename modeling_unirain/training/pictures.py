@@ -1,0 +1,155 @@
+"""The pictures of a data set by number: decoded once, kept in memory that workers share, checked before training."""
+
+import io
+import mmap
+import multiprocessing
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+from tqdm import tqdm
+
+from ..images import read_rgb
+
+
+ORIENTATION = 0x0112  # EXIF
+
+
+class DataError(ValueError):
+    """Data that cannot be trained on, in one sentence: what, which file, what to do."""
+
+
+@dataclass(frozen=True)
+class CorpusPicture:
+    """One picture of a corpus that is read by row."""
+
+    corpus: object
+    row: int
+    column: str
+    label: str
+
+    def __str__(self):
+        return f"row {self.row} of {self.label}, column {self.column!r},"
+
+    def open(self) -> io.BytesIO | str:
+        return encoded(self.corpus[self.row][self.column])
+
+
+class PictureStore:
+    """All pictures of a data set by number, decoded on first use and kept as uint8 while there is room.
+
+    The memory is one anonymous shared mapping, so that forked workers fill and use it together; what is not touched is
+    never allocated. There is no eviction: samples are drawn evenly, so keeping the first pictures serves as well as
+    keeping the latest. A store that is pickled (workers that are spawned) arrives there without its cache.
+    """
+
+    def __init__(self, budget: int):
+        self.budget = budget
+        self._pictures: list[Path | CorpusPicture] = []
+        self._memory = None
+
+    def add(self, picture: Path | CorpusPicture) -> int:
+        self._pictures.append(picture)
+        return len(self._pictures) - 1
+
+    def name(self, number: int) -> str:
+        return str(self._pictures[number])
+
+    def inspect(self, decode: bool) -> list[tuple[int, int] | str]:
+        """(height, width) of every picture, or why it cannot be read; `decode` reads all of it and warms the cache."""
+        sizes = self._in_threads(self._header_size, "Looking at pictures")
+        self._allocate(sum(size[0] * size[1] * 3 for size in sizes if not isinstance(size, str)))
+        return self._in_threads(self._decoded_size, "Checking pictures") if decode else sizes
+
+    def _in_threads(self, task, title: str) -> list:
+        with ThreadPoolExecutor(os.cpu_count()) as threads:
+            results = threads.map(task, range(len(self._pictures)))
+            return list(tqdm(results, title, len(self._pictures), unit="picture", delay=2, leave=False))
+
+    def kept(self) -> int:
+        """Bytes of decoded pictures in the cache."""
+        return 0 if self._memory is None else int(self._used[0])
+
+    def read(self, number: int) -> np.ndarray:
+        """The picture as uint8 (height, width, 3); it may be the cache itself, so do not write into it."""
+        if self._memory is None:
+            return self._decode(number)
+        with self._lock:
+            start, height, width = self._entries[number]
+        if height == 0:
+            return self._keep(number, self._decode(number))
+        return self._view(start, height, width)
+
+    def _keep(self, number: int, pixels: np.ndarray) -> np.ndarray:
+        height, width, _ = pixels.shape
+        with self._lock:
+            start = int(self._used[0])
+            if self._entries[number, 1] == 0 and start + pixels.size <= len(self._memory):
+                self._view(start, height, width)[...] = pixels
+                self._used[0] = start + pixels.size
+                self._entries[number] = start, height, width
+        return pixels
+
+    def _view(self, start: int, height: int, width: int) -> np.ndarray:
+        return np.frombuffer(self._memory, np.uint8, height * width * 3, start).reshape(height, width, 3)
+
+    def _allocate(self, wanted: int) -> None:
+        size = min(self.budget, wanted)
+        if size == 0:
+            return
+        self._lock = multiprocessing.Lock()
+        self._memory = mmap.mmap(-1, size)
+        count = len(self._pictures)
+        table = np.frombuffer(mmap.mmap(-1, 8 * (3 * count + 1)), np.int64)
+        self._used, self._entries = table[:1], table[1:].reshape(count, 3)
+
+    def _decode(self, number: int) -> np.ndarray:
+        picture = self._pictures[number]
+        if isinstance(picture, Path):
+            return _read_file(picture)
+        return decode(picture.open(), str(picture))
+
+    def _decoded_size(self, number: int) -> tuple[int, int] | str:
+        try:
+            return self.read(number).shape[:2]
+        except DataError as error:
+            return str(error)
+
+    def _header_size(self, number: int) -> tuple[int, int] | str:
+        picture = self._pictures[number]
+        try:
+            with Image.open(picture if isinstance(picture, Path) else picture.open()) as image:
+                tagged = image.format != "PNG" or "exif" in image.info  # without, Pillow searches a PNG to its end
+                turned = tagged and image.getexif().get(ORIENTATION, 1) >= 5  # those that swap the sides
+                return image.size if turned else image.size[::-1]
+        except Exception:  # broken, or a kind that `read_rgb` knows and Pillow does not
+            return self._decoded_size(number)
+
+    def __getstate__(self):
+        return {"budget": self.budget, "_pictures": self._pictures, "_memory": None}
+
+
+def _read_file(path: Path) -> np.ndarray:
+    try:
+        return read_rgb(path)
+    except (ValueError, OSError) as error:
+        raise DataError(str(error)) from error
+
+
+def decode(source: io.BytesIO | str, label: str) -> np.ndarray:
+    """A corpus's picture: the bytes of a file, or the path of one."""
+    if isinstance(source, str):
+        return _read_file(Path(source))
+    try:
+        with Image.open(source) as image:
+            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except Exception as error:  # Pillow raises half a dozen types for files that are broken in different ways
+        raise DataError(f"{label} cannot be read as a picture ({error}).") from error
+
+
+def encoded(cell: dict) -> io.BytesIO | str:
+    """What an undecoded `Image` cell holds: the file's bytes, or its path."""
+    return io.BytesIO(cell["bytes"]) if cell["bytes"] is not None else cell["path"]

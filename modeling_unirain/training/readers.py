@@ -1,0 +1,360 @@
+"""The sources at work: what is found and checked in each, and how a sample is drawn from it."""
+
+import itertools
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from ..images import EXTENSIONS
+from ..rain import MIN_SIDE, render_rain
+from ..types import RainType
+from .crops import crop_window, pad_to, random_patch
+from .pictures import CorpusPicture, DataError, PictureStore, decode, encoded
+from .sources import CleanSource, CorpusSource, PairedSource, Source
+
+
+logger = logging.getLogger(__name__)
+
+EXAMPLES_IN_MESSAGES = 3
+STREAK_LAYERS = 3  # of a folder of layers are offered to the renderer at a time
+THUMBNAIL_SIDE = 192
+NIGHT_TYPES = {RainType.NRS, RainType.NRD}
+
+
+@lru_cache(maxsize=32)
+def _permutation(seed: int, deck: int, cycle: int, size: int) -> np.ndarray:
+    return np.random.default_rng([seed, deck, cycle]).permutation(size)
+
+
+def _shuffled(seed: int, deck: int, number: int, size: int) -> int:
+    """Item of the `number`-th draw from `size` items: each cycle deals every item once, in an order of its own."""
+    cycle, position = divmod(number, size)
+    return int(_permutation(seed, deck, cycle, size)[position])
+
+
+@dataclass
+class Sample:
+    rainy: np.ndarray
+    clean: np.ndarray
+    name: str
+
+
+class Pairs:
+    """Pairs in a store: paired folders and corpora read by row."""
+
+    def __init__(self, label: str, pairs: dict[str, list[tuple[int, int]]], store: PictureStore):
+        self.label = label
+        self.pairs = pairs
+        self.store = store
+
+    def counts(self) -> dict[str, int]:
+        return {name: len(pairs) for name, pairs in self.pairs.items()}
+
+    def settle(self, sizes: list[tuple[int, int] | str], skip_unreadable: bool) -> None:
+        """Takes what the inspection of the store found: drops or reports unreadable pictures and unequal pairs."""
+        for name in list(self.pairs):
+            self.pairs[name] = [
+                pair
+                for pair in self.pairs[name]
+                if all([_is_readable(sizes[number], skip_unreadable) for number in pair])
+            ]
+        unequal = [p for pairs in self.pairs.values() for p in pairs if sizes[p[0]] != sizes[p[1]]]
+        if unequal:
+            shown = "; ".join(
+                f"{self.store.name(rainy)} is {_dimensions(sizes[rainy])}, its target {_dimensions(sizes[clean])}"
+                for rainy, clean in unequal[:EXAMPLES_IN_MESSAGES]
+            )
+            raise DataError(f"{self.label}: {len(unequal)} pair(s) differ in size and cannot be aligned: {shown}.")
+
+    def draw(self, type_name: str, number: int, deck: int, seed: int, rng: np.random.Generator, size: int) -> Sample:
+        pairs = self.pairs[type_name]
+        return _crop_pair(*self.whole(type_name, _shuffled(seed, deck, number, len(pairs))), rng, size)
+
+    def whole(self, type_name: str, item: int) -> tuple[np.ndarray, np.ndarray, str]:
+        """Input, target and name of one pair."""
+        rainy, clean = self.pairs[type_name][item]
+        return self.store.read(rainy), self.store.read(clean), self.store.name(rainy)
+
+
+def _crop_pair(rainy: np.ndarray, clean: np.ndarray, name: str, rng: np.random.Generator, size: int) -> Sample:
+    window = crop_window(*rainy.shape[:2], size, rng)
+    return Sample(pad_to(rainy[window], size, size), pad_to(clean[window], size, size), name)
+
+
+class StreamedCorpus:
+    """A corpus read as a stream: draw n of a type is that type's n-th row, from the start again after the last."""
+
+    def __init__(self, source: CorpusSource, types: list[str]):
+        self.label = f"{source.path} ({source.split})"
+        self._stream, names = _open_corpus(source)
+        if names is None and source.types is None:
+            raise DataError(
+                f"{self.label}: the type column of a stream does not say which types occur; list them under types."
+            )
+        self.types = _select_types(source.types or names, source.types, types, self.label)
+        self._names = names
+        self._cursors: dict[str, tuple[int, Iterator[tuple[int, dict]]]] = {}
+
+    def counts(self) -> dict[str, None]:
+        return dict.fromkeys(self.types)
+
+    def settle(self, sizes, skip_unreadable: bool) -> None:
+        """Nothing can be checked before it is read."""
+
+    def draw(self, type_name: str, number: int, deck: int, seed: int, rng: np.random.Generator, size: int) -> Sample:
+        return _crop_pair(*self.whole(type_name, number), rng, size)
+
+    def whole(self, type_name: str, item: int) -> tuple[np.ndarray, np.ndarray, str]:
+        position, rows = self._cursors.get(type_name, (0, None))
+        if rows is None or item < position:
+            position, rows = 0, self._rows(type_name)
+        row_number, row = next(itertools.islice(rows, item - position, None))
+        self._cursors[type_name] = item + 1, rows
+        name = f"row {row_number} of {self.label}"
+        rainy, clean = (decode(encoded(row[column]), f"{name}, column {column!r},") for column in ("input", "target"))
+        if rainy.shape != clean.shape:
+            raise DataError(
+                f"{name}: input and target differ in size, {_dimensions(rainy.shape)} and {_dimensions(clean.shape)}."
+            )
+        return rainy, clean, name
+
+    def _rows(self, type_name: str) -> Iterator[tuple[int, dict]]:
+        while True:
+            found = False
+            # `iter` and not `__iter__`, which in a DataLoader worker would hand out only that worker's shards.
+            for number, batch in enumerate(self._stream.iter(batch_size=1)):
+                row = {key: values[0] for key, values in batch.items()}
+                if _type_of(row["type"], self._names) == type_name:
+                    found = True
+                    yield number, row
+            if not found:
+                raise DataError(f"{self.label} holds no row of type {type_name}; leave it out of the source's types.")
+
+    def __getstate__(self):
+        return self.__dict__ | {"_cursors": {}}
+
+
+class CleanPhotographs:
+    """Photographs in a store, with rain rendered over the crop."""
+
+    def __init__(self, source: CleanSource, types: list[str], store: PictureStore):
+        self.label = ", ".join(str(path) for path in source.day + source.night)
+        self.source = source
+        self.store = store
+        self.day = [store.add(path) for folder in source.day for path in _photographs(folder)]
+        self.night = [store.add(path) for folder in source.night for path in _photographs(folder)]
+        self.streaks = [store.add(path) for folder in source.streaks for path in _photographs(folder)]
+        possible = [name for name in RainType if name in types and (self.day or name in NIGHT_TYPES)]
+        if not possible:
+            raise DataError(f"{self.label}: rain of none of the types {', '.join(types)} can be rendered over these.")
+        self.types = _select_types(possible, source.types, types, self.label)
+
+    def counts(self) -> dict[str, int]:
+        return {name: len(self.night if name in NIGHT_TYPES and self.night else self.day) for name in self.types}
+
+    def settle(self, sizes: list[tuple[int, int] | str], skip_unreadable: bool) -> None:
+        self.day = [number for number in self.day if _is_readable(sizes[number], skip_unreadable)]
+        self.night = [number for number in self.night if _is_readable(sizes[number], skip_unreadable)]
+        self.streaks = [number for number in self.streaks if _is_readable(sizes[number], skip_unreadable)]
+        for name in self.types:
+            if not self.day and not (name in NIGHT_TYPES and self.night):
+                raise DataError(f"{self.label}: no photograph by day is left to render {name} over.")
+
+    def draw(self, type_name: str, number: int, deck: int, seed: int, rng: np.random.Generator, size: int) -> Sample:
+        return self.render(
+            type_name, number, deck, seed, rng, lambda pixels: random_patch(pixels, size, self.source.min_scale, rng)
+        )
+
+    def render(self, type_name: str, number: int, deck: int, seed: int, rng: np.random.Generator, crop) -> Sample:
+        """Rain over `crop` of the photograph that draw `number` falls on; streaks and drops have the size they have in a
+        crop, however large it is."""
+        photographs = self._background(type_name, rng)
+        photograph = photographs[_shuffled(seed, deck, number, len(photographs))]
+        pixels = self.store.read(photograph)
+        layers = rng.choice(self.streaks, min(len(self.streaks), STREAK_LAYERS), replace=False) if self.streaks else ()
+        rendered = render_rain(
+            crop(pixels),
+            type_name,
+            rng,
+            scale=1.0,
+            darken=photographs is self.day,
+            context=_thumbnail(pixels),
+            streak_layers=[self.store.read(layer)[..., 1] for layer in layers],
+        )
+        return Sample(rendered.rainy, rendered.clean, self.store.name(photograph))
+
+    def _background(self, type_name: str, rng: np.random.Generator) -> list[int]:
+        """Day types take day photographs, night types both kinds, in the source's proportion."""
+        if type_name not in NIGHT_TYPES or not self.night:
+            return self.day
+        return self.day if self.day and rng.random() < self.source.darkened else self.night
+
+
+def _thumbnail(pixels: np.ndarray) -> np.ndarray:
+    """The whole photograph in few pixels, for drops to refract; they blur it, so that leaving out pixels does no harm."""
+    step = max(1, max(pixels.shape[:2]) // THUMBNAIL_SIDE)
+    thumbnail = pixels[::step, ::step]
+    return pad_to(thumbnail, MIN_SIDE, MIN_SIDE)
+
+
+Reader = Pairs | StreamedCorpus | CleanPhotographs
+
+
+def build_reader(source: Source, types: list[str], store: PictureStore) -> Reader:
+    if isinstance(source, PairedSource):
+        return Pairs(str(source.root), _find_pairs(source, types, store), store)
+    if isinstance(source, CleanSource):
+        return CleanPhotographs(source, types, store)
+    if source.streaming:
+        return StreamedCorpus(source, types)
+    return Pairs(f"{source.path} ({source.split})", _index_corpus(source, types, store), store)
+
+
+def _find_pairs(source: PairedSource, types: list[str], store: PictureStore) -> dict[str, list[tuple[int, int]]]:
+    if not source.root.is_dir():
+        raise DataError(f"{source.root} is not a folder.")
+    there = sorted(
+        folder.name for folder in source.root.iterdir() if folder.is_dir() and next(folder.rglob("input"), None)
+    )
+    if not there:
+        raise DataError(f"{source.root} holds no pairs; expected <type>/<name>/input and <type>/<name>/target in it.")
+    names = _select_types(there, source.types, types, str(source.root))
+    found = {}
+    for name in names:
+        files = [
+            pair
+            for inputs in sorted((source.root / name).rglob("input"))
+            for pair in _match(inputs)
+            if inputs.is_dir()
+        ]
+        found[name] = [(store.add(rainy), store.add(clean)) for rainy, clean in files]
+    return found
+
+
+def _match(inputs: Path) -> list[tuple[Path, Path]]:
+    targets = inputs.with_name("target")
+    if not targets.is_dir():
+        raise DataError(f"{inputs} has no folder target beside it.")
+    rainy, clean = _by_stem(inputs), _by_stem(targets)
+    both = sorted(set(rainy) & set(clean))
+    if not both:
+        raise DataError(f"{inputs.parent} holds no pairs: no file in input has the name of one in target.")
+    alone = sorted(set(rainy) ^ set(clean))
+    if alone:
+        logger.warning(
+            "%s: %d picture(s) without a partner are left out, first %s.", inputs.parent, len(alone), alone[0]
+        )
+    return [(rainy[stem], clean[stem]) for stem in both]
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    files = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in EXTENSIONS:
+            if path.stem in files:
+                raise DataError(f"{folder} holds two pictures named {path.stem}; pairs are matched by name.")
+            files[path.stem] = path
+    return files
+
+
+def _photographs(place: Path) -> list[Path]:
+    if place.is_file():
+        return [place]
+    if not place.is_dir():
+        raise DataError(f"{place} is neither a folder nor a picture.")
+    found = sorted(path for path in place.rglob("*") if path.suffix.lower() in EXTENSIONS)
+    if not found:
+        raise DataError(f"{place} holds no pictures ({', '.join(sorted(EXTENSIONS))}).")
+    return found
+
+
+def _select_types(there: list[str], asked: list[str] | None, types: list[str], label: str) -> list[str]:
+    """The types to read from a source that holds `there`; `asked` must be there, and all must be types of the recipe."""
+    selected = there if asked is None else asked
+    unknown = [name for name in selected if name not in types]
+    if unknown:
+        raise DataError(
+            f"{label}: type {unknown[0]} is not a type of this recipe ({', '.join(types)}); add it to the recipe's "
+            "types, or list the types to use under the source's types."
+        )
+    absent = [name for name in selected if name not in there]
+    if absent:
+        raise DataError(f"{label} holds nothing of type {absent[0]}, only {', '.join(there)}.")
+    return [str(name) for name in selected]
+
+
+def _open_corpus(source: CorpusSource):
+    """The corpus with undecoded pictures, and the names of its ClassLabel, `None` where `type` is a string."""
+    import datasets  # only corpora need it
+
+    label = f"{source.path} ({source.split})"
+    path = Path(source.path).expanduser()
+    try:
+        if (path / "dataset_dict.json").is_file():
+            corpus = datasets.load_from_disk(path)
+            if source.split not in corpus:
+                raise DataError(f"{source.path} has no split {source.split!r}, only {', '.join(corpus)}.")
+            corpus = corpus[source.split]
+        elif (path / "state.json").is_file():
+            corpus = datasets.load_from_disk(path)
+        elif path.is_file():
+            corpus = datasets.load_dataset(
+                "parquet", data_files={source.split: str(path)}, split=source.split, streaming=source.streaming
+            )
+        else:
+            name = str(path) if path.exists() else source.path
+            corpus = datasets.load_dataset(name, split=source.split, streaming=source.streaming)
+    except DataError:
+        raise
+    except Exception as error:  # the library's own sentence names the file or the split
+        raise DataError(f"The corpus {label} cannot be opened: {str(error).splitlines()[0]}") from error
+    if source.streaming and isinstance(corpus, datasets.Dataset):
+        corpus = corpus.to_iterable_dataset()
+    columns = corpus.column_names
+    missing = [name for name in ("input", "target", "type") if columns is None or name not in columns]
+    if missing:
+        raise DataError(
+            f"The corpus {label} has no column {missing[0]!r}, only {', '.join(columns or ['unknown ones'])}."
+        )
+    kind = corpus.features["type"] if corpus.features else None
+    names = kind.names if isinstance(kind, datasets.ClassLabel) else None
+    corpus = corpus.select_columns(["input", "target", "type"])
+    for column in ("input", "target"):
+        corpus = corpus.cast_column(column, datasets.Image(decode=False))
+    return corpus, names
+
+
+def _type_of(value, names: list[str] | None) -> str:
+    return str(value) if names is None else names[value]
+
+
+def _index_corpus(source: CorpusSource, types: list[str], store: PictureStore) -> dict[str, list[tuple[int, int]]]:
+    corpus, names = _open_corpus(source)
+    label = f"{source.path} ({source.split})"
+    row_types = [_type_of(value, names) for value in corpus["type"]]
+    selected = _select_types(sorted(set(row_types)), source.types, types, label)
+    found = {name: [] for name in selected}
+    for row, name in enumerate(row_types):
+        if name in found:
+            rainy, clean = (store.add(CorpusPicture(corpus, row, column, label)) for column in ("input", "target"))
+            found[name].append((rainy, clean))
+    if not found:
+        raise DataError(f"The corpus {label} is empty.")
+    return found
+
+
+def _is_readable(size: tuple[int, int] | str, skip_unreadable: bool) -> bool:
+    if isinstance(size, str):
+        if not skip_unreadable:
+            raise DataError(f"{size} Repair or remove it, or set skip_unreadable to leave such pictures out.")
+        logger.warning("Left out: %s", size)
+        return False
+    return True
+
+
+def _dimensions(size) -> str:
+    return f"{size[1]} x {size[0]}"
