@@ -1,6 +1,5 @@
 """Export of a trained network as a folder that is ready for the Hub: weights, code, processor and card."""
 
-import copy
 import json
 import shutil
 from pathlib import Path
@@ -95,9 +94,8 @@ def export_checkpoint(
 def save_model(model: UniRainForImageDeraining, folder: Path) -> None:
     """Weights, config, image processor and the code of all three and of the pipeline, as `from_pretrained` takes them."""
     processor = UniRainImageProcessor(size_divisor=model.config.size_divisor)
-    # A copy: the pipeline notes itself in the config that it is given.
-    pipeline = UniRainPipeline(model=model, image_processor=processor, config=copy.deepcopy(model.config))
-    pipeline.save_pretrained(folder)
+    # Where it is: a pipeline would otherwise move the model to the first GPU.
+    UniRainPipeline(model=model, image_processor=processor, device=model.device).save_pretrained(folder)
     for file in folder.iterdir():
         file.chmod(0o644)  # safetensors writes 0600, which others who share the folder cannot read
 
@@ -123,7 +121,7 @@ def model_card(
             max_steps=settings["max_steps"],
             results=results_table(results),
             data=data_list(settings["data"]),
-            settings=json.dumps(settings, indent=2, default=str),
+            settings=json.dumps(without_places(settings), indent=2, default=str),
         )
     )
 
@@ -145,3 +143,10 @@ def data_list(data: dict[str, Any]) -> str:
         names = ", ".join(Path(str(place)).name for place in places if place is not None)
         lines.append(f"- {source['kind']}: {names}, weight {source.get('weight', 1.0)}")
     return "\n".join(lines)
+
+
+def without_places(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings without what only means something on the machine that trained."""
+    places = ("data", "validation", "output_dir", "resume_from")
+    settings = {name: value for name, value in settings.items() if name not in places}
+    return settings | ({"init_from": Path(settings["init_from"]).name} if settings.get("init_from") else {})

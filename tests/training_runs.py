@@ -78,7 +78,11 @@ def tiny_arguments(folder: Path, *flags: str, **changes) -> Arguments:
     return parse_arguments(["--recipe", str(write_recipe(folder, **changes)), *flags])
 
 
-def losses(output_dir: Path) -> dict[int, float]:
-    """Step -> training loss, as logged; exact, since JSON keeps every digit of a float."""
+def logged(output_dir: Path, name: str) -> dict[int, float]:
+    """Step -> what the training log says; exact, since JSON keeps every digit of a float."""
     lines = (output_dir / "train_log.jsonl").read_text().splitlines()
-    return {record["step"]: record["loss"] for record in map(json.loads, lines)}
+    return {record["step"]: record[name] for record in map(json.loads, lines)}
+
+
+def losses(output_dir: Path) -> dict[int, float]:
+    return logged(output_dir, "loss")

@@ -32,6 +32,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers import get_cosine_with_min_lr_schedule_with_warmup
 
 from modeling_unirain.configuration_unirain import UniRainConfig
+from modeling_unirain.hub import save_model
 from modeling_unirain.modeling_unirain import UniRainForImageDeraining, load_balancing_loss
 
 from .arguments import Arguments, ModelArguments, TrainingArguments
@@ -293,8 +294,9 @@ class Trainer:
                 except DataError as error:  # from a worker, whose traceback is in the message
                     raise DataError(str(error).strip().rsplit("DataError: ", 1)[-1]) from None
                 batches = send_to_device(batches, self.accelerator.device, non_blocking=True)
-                yield batches, time.perf_counter() - begun
+                # Counted before the step, at whose end a checkpoint may be written.
                 self.progress.samples += phase.batch_size * len(batches)
+                yield batches, time.perf_counter() - begun
 
     def _loader(self, batch_size: int) -> DataLoader:
         accelerator, workers = self.accelerator, self.options.num_workers
@@ -451,7 +453,7 @@ class Trainer:
         folder = self.checkpoints.temporary(step)
         self.accelerator.save_state(str(folder))
         if main:
-            self.average.module.save_pretrained(folder / AVERAGE_FOLDER)
+            save_model(self.average.module, folder / AVERAGE_FOLDER)
         self.accelerator.wait_for_everyone()
         if main:
             self.checkpoints.commit(step)
