@@ -1,6 +1,7 @@
 """Small image filters on float32 arrays of shape (height, width) or (height, width, channels), with numpy and Pillow only."""
 
 import io
+import math
 
 import numpy as np
 from PIL import Image
@@ -26,11 +27,16 @@ def gaussian_blur(image: np.ndarray, sigma: float) -> np.ndarray:
         return image
     height, width = image.shape[:2]
     factor = min(int(sigma / 1.25), min(height, width) // 2)
-    if factor >= 2:
-        small = resize(image, max(2, height // factor), max(2, width // factor), Image.Resampling.BOX)
-        small = _separable(small, _gaussian_kernel(sigma / factor))
-        return resize(small, height, width, Image.Resampling.BICUBIC)
-    return _separable(image, _gaussian_kernel(sigma))
+    if factor < 2:
+        return _separable(image, _gaussian_kernel(sigma))
+    rows, columns = -(-height // factor), -(-width // factor)
+    y, x = np.minimum(np.arange(rows * factor), height - 1), np.minimum(np.arange(columns * factor), width - 1)
+    # means over whole blocks: Pillow's box filter is uneven where the sizes do not divide
+    small = image[y][:, x].reshape(rows, factor, columns, factor, -1).mean(axis=(1, 3))
+    block = (factor**2 - 1) / 12  # variance that the block means have added
+    small = _separable(small, _gaussian_kernel(math.sqrt(sigma**2 - block) / factor))
+    large = resize(small, rows * factor, columns * factor, Image.Resampling.BICUBIC)[:height, :width]
+    return large.reshape(image.shape)
 
 
 def luminance(image: np.ndarray) -> np.ndarray:
