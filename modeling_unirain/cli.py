@@ -8,6 +8,7 @@ import logging
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +18,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers.utils import logging as transformers_logging
 from typer.core import TyperGroup
 
+from . import evaluation
 from .derainer import Derainer, load_derainer
 from .images import EXTENSIONS, MAX_PIXELS, ImageError, Picture, format_of, open_image, save_image, write_atomically
 from .publishing import RepoKind, publish
@@ -130,6 +132,45 @@ def demo(
     sheet = comparison_sheet(rows, ["Rainy", "Derained"], [source.stem for source in sources], cell_width=640)
     save_image(Picture.from_pil(sheet), output / "comparison.png")
     typer.echo(f"{len(rows)} photographs derained; look at {output / 'comparison.png'}")
+
+
+@app.command()
+def evaluate(
+    data: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="DATA...",
+            help="Folders TYPE/NAME/input and target, real photographs TYPE/*, or a corpus on disk or the Hub.",
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder for tables and sheets.")],
+    checkpoint: Checkpoint = "unirain",
+    split: Annotated[str | None, typer.Option(help="Of a corpus. [default: test, validation or the only one]")] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    tile: Annotated[int | None, typer.Option(min=32, help="Side of the tiles in pixels. [default: by memory]")] = None,
+    lpips: Annotated[bool, typer.Option("--lpips", help="Measure LPIPS too; needs the package `lpips`.")] = False,
+    inputs_only: Annotated[
+        bool, typer.Option("--inputs-only", help="Measure the rainy pictures alone, without a network.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier report in --output.")] = False,
+) -> None:
+    """Measure a checkpoint: PSNR and SSIM in RGB and on Y against clean twins, NIQE where there are none.
+
+    Writes report.md, report.json, images.csv and a sheet of the best, median and worst picture of every dataset. Run again
+    after having been stopped, it goes on where it was.
+    """
+    pairs = [pair for place in data for pair in evaluation.find_pairs(place, split)]
+    perceptual = evaluation.load_lpips() if lpips else None
+    settings = {"data": ", ".join(data)} | ({"split": split} if split else {})
+    derain = None
+    if not inputs_only:
+        derainer = load_derainer(checkpoint, device, dtype)
+        derain = partial(derainer, tile=tile) if tile else derainer
+        settings |= {"checkpoint": checkpoint, "weights": weights_digest(derainer), "dtype": str(derainer.model.dtype)}
+        settings |= {"tile": tile} if tile else {}
+    report = evaluation.evaluate(derain, pairs, output, perceptual, settings, overwrite)
+    typer.echo(report.to_markdown())
 
 
 @app.command("publish")
@@ -250,10 +291,7 @@ def check_inputs_are_kept(jobs: Iterable[Job]) -> None:
 
 def claim(folder: Path, derainer: Derainer, overwrite: bool) -> None:
     """Note in the output folder which weights its pictures come from, so that none of other weights are taken as done."""
-    digest = hashlib.sha256()
-    for name, values in sorted(derainer.model.state_dict().items()):
-        digest.update(name.encode() + values.float().cpu().numpy().tobytes())
-    mine = {"checkpoint": derainer.name, "weights": digest.hexdigest()}
+    mine = {"checkpoint": derainer.name, "weights": weights_digest(derainer)}
     try:
         theirs = json.loads((folder / RUN_RECORD).read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError):
@@ -264,6 +302,14 @@ def claim(folder: Path, derainer: Derainer, overwrite: bool) -> None:
             "choose another --output, or replace them with --overwrite."
         )
     write_atomically(folder / RUN_RECORD, json.dumps(mine).encode())
+
+
+def weights_digest(derainer: Derainer) -> str:
+    """SHA-256 of the weights: a checkpoint's name does not tell whether it was trained on."""
+    digest = hashlib.sha256()
+    for name, values in sorted(derainer.model.state_dict().items()):
+        digest.update(name.encode() + values.float().cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 # Doing it

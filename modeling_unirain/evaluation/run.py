@@ -81,7 +81,8 @@ def evaluate(
         )
     if (output / REPORT).exists() and not overwrite:
         raise ValueError(f"{output} already holds a report: give another folder, or --overwrite.")
-    with _Journal(output / JOURNAL, {"settings": settings, "pairs": sorted(by_key)}, overwrite) as journal:
+    header = {"settings": settings, "lpips": perceptual is not None, "pairs": sorted(by_key)}
+    with _Journal(output / JOURNAL, header, overwrite) as journal:
         waiting = [pair for pair in pairs if pair.key not in journal.results]
         for pair in tqdm(waiting, desc="checking pictures", unit="picture", leave=False):
             pair.read()
