@@ -27,6 +27,7 @@ except ImportError:
 
 import gradio as gr
 import numpy as np
+from gradio.events import Dependency
 from PIL import Image
 
 from modeling_unirain import load_derainer
@@ -70,12 +71,17 @@ LIMITS = f"""### What it cannot do
 - Fine straight texture that looks like rain (wires, fences, fur, grass) can lose some of its contrast.
 - The network is small enough for a laptop; larger ones restore more. It was trained mostly on rendered rain.
 - Limits of this page: {MAX_MEGAPIXELS} megapixels and {MAX_FILE_SIZE.upper()} a picture, {MAX_FILES} pictures at a time.
-  The command line, `unirain derain`, has none.
+  The command line, `unirain derain`, takes more and larger ones.
 """
 
+FIGURES_HEADER = f"""Measured in RGB against the photograph without rain, scaled to at most {RENDER_SIDE} pixels, at night darkened:
+
+| | PSNR (dB) | SSIM |
+| --- | --- | --- |"""
+
 CSS = """
-.routing { overflow-x: auto; }
-.routing svg { min-width: 340px; width: 100%; max-width: 640px; height: auto; }
+#examples .grid-wrap, #clean-examples .grid-wrap { overflow: visible; height: auto; max-height: none; }
+.routing { display: flex; flex-wrap: wrap; gap: 12px 24px; overflow-x: auto; }
 .routing text { fill: currentColor; font-size: 11px; }
 .outer[role=slider]:focus-visible { outline: 3px solid var(--color-accent); }
 @media (max-width: 640px) { .gradio-container .fillable { padding: 8px !important; } }
@@ -170,9 +176,13 @@ class Demo:
             save_image(rainy, folder / f"{Path(path).stem}-rain.png")
             save_image(derained, folder / f"{Path(path).stem}-derained.png")
         figures = [compare_pictures(picture.rgb, clean.rgb) for picture in (rainy, derained)]
-        rows = [[name, f"{psnr:.2f}", f"{ssim:.4f}"] for name, (psnr, ssim) in zip(("With rain", "Rain removed"), figures, strict=True)]  # fmt: skip
+        lines = [
+            f"| {name} | {psnr:.2f} | {ssim:.4f} |"
+            for name, (psnr, ssim) in zip(("With rain", "Rain removed"), figures, strict=True)
+        ]
+        table = "\n".join([FIGURES_HEADER, *lines])
         files = sorted(str(file) for file in folder.iterdir())
-        return (rainy.to_pil(), derained.to_pil()), rows, files, self.chart(routes)
+        return (rainy.to_pil(), derained.to_pil()), table, files, self.chart(routes)
 
     def derain_several(self, paths: list[str] | None, request: gr.Request, progress=PROGRESS) -> Iterator:
         """One after another; a file that cannot be read is reported and does not stop the others."""
@@ -254,34 +264,33 @@ def clear_errors(path: str | Path) -> Iterator[None]:
 
 def routing_chart(routes: list[list[float]], experts: list[str], num_encoder_blocks: int) -> str:
     """How the network read the picture: a column a block, a row an expert, the darker the larger the expert's weight."""
-    num_decoder_blocks = len(routes) - num_encoder_blocks
-    cell, left, top, gap = 22, 84, 20, 14
-    shares = [sum(block[row] for block in routes[:num_encoder_blocks]) / num_encoder_blocks for row in range(len(experts))]  # fmt: skip
-    chosen = [sum(block[row] > 0 for block in routes[num_encoder_blocks:]) for row in range(len(experts))]
+    encoder, decoder = routes[:num_encoder_blocks], routes[num_encoder_blocks:]
+    shares = [sum(weights) / len(encoder) for weights in zip(*encoder, strict=True)]
+    counts = [sum(weight > 0 for weight in weights) for weights in zip(*decoder, strict=True)]
     blends = ", ".join(f"{name} {share:.0%}" for name, share in zip(experts, shares, strict=True))
-    picks = ", ".join(f"{name} {count} of {num_decoder_blocks}" for name, count in zip(experts, chosen, strict=True))
-    text = (
-        f"The encoder blends its experts ({blends} on average); the decoder runs one expert in each block ({picks})."
-    )
-    marks = [f'<text x="{left}" y="13">encoder (soft)</text>']
-    marks.append(f'<text x="{left + num_encoder_blocks * cell + gap}" y="13">decoder (hard)</text>')
+    picks = ", ".join(f"{name} {count} of {len(decoder)}" for name, count in zip(experts, counts, strict=True))
+    text = f"The encoder blends its experts ({blends} on average); the decoder runs the best in each block ({picks})."
+    charts = block_chart("encoder (soft)", encoder, experts) + block_chart("decoder (hard)", decoder, experts)
+    return f'<div class="routing" role="img" aria-label="{escape(text)}">{charts}</div><p>{escape(text)}</p>'
+
+
+def block_chart(title: str, blocks: list[list[float]], experts: list[str]) -> str:
+    cell, left, top = 21, 76, 20
+    marks = [f'<text x="{left}" y="13">{title}</text>']
     for row, name in enumerate(experts):
-        marks.append(f'<text x="0" y="{top + row * cell + 15}">{escape(name)}</text>')
-        for column, block in enumerate(routes):
-            x = left + column * cell + (gap if column >= num_encoder_blocks else 0)
+        marks.append(f'<text x="0" y="{top + row * cell + 14}">{escape(name)}</text>')
+        for column, block in enumerate(blocks):
+            place = f'x="{left + column * cell}" y="{top + row * cell}" width="{cell - 2}" height="{cell - 2}"'
             style = f'fill="#2563eb" fill-opacity="{block[row]:.2f}" stroke="currentColor" stroke-opacity="0.35"'
-            title = f"<title>block {column + 1}, {escape(name)}: {block[row]:.2f}</title>"
-            place = f'x="{x}" y="{top + row * cell}" width="{cell - 2}" height="{cell - 2}"'
-            marks.append(f"<rect {place} {style}>{title}</rect>")
-    width, height = left + len(routes) * cell + gap, top + len(experts) * cell
-    chart = f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(text)}">{"".join(marks)}</svg>'
-    return f'<div class="routing">{chart}<p>{escape(text)}</p></div>'
+            hover = f"<title>block {column + 1}, {escape(name)}: {block[row]:.2f}</title>"
+            marks.append(f"<rect {place} {style}>{hover}</rect>")
+    width, height = left + len(blocks) * cell, top + len(experts) * cell
+    return f'<svg width="{width}" height="{height}" aria-hidden="true">{"".join(marks)}</svg>'
 
 
 def build_page(demo: Demo) -> gr.Blocks:
     pictures = list(EXTENSIONS)
     heavy = {"concurrency_id": "network", "concurrency_limit": 1, "api_visibility": "private"}
-    examples = sorted(path for path in EXAMPLES.iterdir() if path.suffix.lower() in EXTENSIONS)
     with gr.Blocks(title="UniRain", analytics_enabled=False, delete_cache=(KEEP_SECONDS, KEEP_SECONDS)) as page:
         gr.Markdown(INTRODUCTION)
         with gr.Tab("Remove rain"):
@@ -289,20 +298,9 @@ def build_page(demo: Demo) -> gr.Blocks:
                 with gr.Column(scale=1):
                     file = gr.File(label="Rainy photograph", file_types=pictures, height=140, elem_id="rainy")
                     with gr.Row():
-                        run = gr.Button("Remove rain", variant="primary", min_width=90, elem_id="run")
-                        stop = gr.Button("Cancel", min_width=90, elem_id="stop")
-                    gr.Markdown("Or choose an example:")
-                    gallery = gr.Gallery(
-                        [(str(path), caption_of(path)) for path in examples],
-                        label="Examples",
-                        show_label=False,
-                        columns=2,
-                        height=None,
-                        allow_preview=False,
-                        interactive=False,
-                        buttons=[],
-                        elem_id="examples",
-                    )
+                        run = gr.Button("Remove rain", variant="primary", size="md", min_width=90, elem_id="run")
+                        stop = gr.Button("Cancel", size="md", min_width=90, elem_id="stop")
+                    chosen = example_gallery(EXAMPLES, file, "examples")
                 with gr.Column(scale=2):
                     slider = gr.ImageSlider(
                         label="Before | after",
@@ -317,13 +315,8 @@ def build_page(demo: Demo) -> gr.Blocks:
                     with gr.Accordion("How the network read it", open=True):
                         chart = gr.HTML(elem_id="chart")
             outputs = [slider, result, summary, chart]
-
-            def pick(event: gr.SelectData) -> str:
-                return str(examples[event.index])
-
             started = [file.upload(demo.derain_for_page, file, outputs, show_progress_on=slider, **heavy)]
             started.append(run.click(demo.derain_for_page, file, outputs, show_progress_on=slider, **heavy))
-            chosen = gallery.select(pick, None, file, api_visibility="private")
             started.append(chosen.then(demo.derain_for_page, file, outputs, show_progress_on=slider, **heavy))
             file.clear(lambda: (None, None, "", ""), None, outputs, api_visibility="private")
             stop.click(demo.cancel, cancels=started, queue=False, api_visibility="private")
@@ -331,6 +324,7 @@ def build_page(demo: Demo) -> gr.Blocks:
             with gr.Row():
                 with gr.Column(scale=1):
                     clean = gr.File(label="Photograph without rain", file_types=pictures, height=140, elem_id="clean")
+                    example_gallery(EXAMPLES / "clean", clean, "clean-examples")
                     kind = gr.Radio(list(TYPE_NAMES), value=next(iter(TYPE_NAMES)), label="Rain")
                     severity = gr.Slider(0.1, 1, 0.5, step=0.05, label="Strength")
                     seed = gr.Number(0, precision=0, label="Seed: another number, other rain")
@@ -346,10 +340,7 @@ def build_page(demo: Demo) -> gr.Blocks:
                         elem_id="pair",
                         buttons=["fullscreen"],
                     )
-                    table = gr.Dataframe(
-                        headers=["", "PSNR (dB)", "SSIM"], interactive=False, elem_id="figures",
-                        label=f"Against the photograph without rain (scaled to at most {RENDER_SIDE} pixels; at night: darkened)",
-                    )  # fmt: skip
+                    table = gr.Markdown(elem_id="figures")
                     rendered = gr.File(label="Both pictures", file_count="multiple", interactive=False)
                     with gr.Accordion("How the network read it", open=False):
                         chart_rendered = gr.HTML()
@@ -379,9 +370,30 @@ def build_page(demo: Demo) -> gr.Blocks:
     return page.queue(max_size=MAX_QUEUE)
 
 
+def example_gallery(folder: Path, file: gr.File, elem_id: str) -> Dependency:
+    """The pictures of a folder; choosing one, by mouse or keyboard, puts it into `file`. Returns that event."""
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS)
+
+    def pick(event: gr.SelectData) -> str:
+        return str(paths[event.index])
+
+    gr.Markdown("Or choose an example:")
+    gallery = gr.Gallery(
+        [(str(path), caption_of(path)) for path in paths],
+        label="Examples",
+        show_label=False,
+        columns=2,
+        allow_preview=False,
+        interactive=False,
+        buttons=[],
+        elem_id=elem_id,
+    )
+    return gallery.select(pick, None, file, api_visibility="private")
+
+
 def caption_of(path: Path) -> str:
-    """What shows as a label and is read aloud: `drs_street.jpg` -> `Day, streaks`; another name stays as it is."""
-    return EXAMPLE_NAMES.get(path.stem.upper()[:3], path.stem)
+    """What shows as a label and is read aloud: `drs_street.jpg` -> `Day, streaks`; `night_street.jpg` -> `Night street`."""
+    return EXAMPLE_NAMES.get(path.stem.upper()[:3], path.stem.replace("_", " ").capitalize())
 
 
 def launch(page: gr.Blocks, host: str | None, port: int | None, **options):
@@ -393,8 +405,7 @@ def launch(page: gr.Blocks, host: str | None, port: int | None, **options):
         theme=gr.themes.Soft(
             font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
         ),  # no web fonts
-        css=CSS,
-        head=f"<script>{script}</script>",
+        head=f"<style>{CSS}</style><script>{script}</script>",
         ssr_mode=False,
         show_error=False,
         **options,
