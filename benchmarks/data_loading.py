@@ -20,7 +20,7 @@ from modeling_unirain.training.data import CleanSource, CorpusSource, DataConfig
 from modeling_unirain.types import RainType
 
 
-SAMPLES = 400
+SAMPLES = 200
 
 
 def types_of(root: Path) -> list[str]:
