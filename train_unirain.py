@@ -10,10 +10,13 @@ import sys
 
 from transformers.utils.logging import disable_progress_bar
 
-from modeling_unirain.hub import export_checkpoint
+from modeling_unirain.hub import export_checkpoint, results_table
 from modeling_unirain.training.arguments import Arguments, parse_arguments
 from modeling_unirain.training.data import DataConfig, RainDataset, ValidationConfig, ValidationSet
-from modeling_unirain.training.loop import Outcome, Trainer, build_accelerator, build_model
+from modeling_unirain.training.loop import Outcome, Trainer, build_accelerator, build_model, find_checkpoint
+
+
+logger = logging.getLogger("modeling_unirain.train")
 
 
 def main(arguments: Arguments) -> Outcome:
@@ -21,15 +24,20 @@ def main(arguments: Arguments) -> Outcome:
     seed = arguments.training.seed
     accelerator = build_accelerator(arguments.training)
     model = build_model(arguments.model, arguments.model_overrides, seed)
+    checkpoint = find_checkpoint(arguments, accelerator.num_processes, model.config)
     training_set = RainDataset(DataConfig.from_dict(arguments.data), seed)
     validation = {"size_divisor": model.config.size_divisor, **arguments.validation}
     validation_set = ValidationSet(ValidationConfig.from_dict(validation), training_set.types)
 
-    outcome = Trainer(arguments, accelerator, model, training_set, validation_set).train()
+    outcome = Trainer(arguments, accelerator, model, training_set, validation_set, checkpoint).train()
 
     if outcome.model_folder is not None and accelerator.is_main_process:
-        export_checkpoint(
-            outcome.model_folder, arguments.training.output_dir / "export", arguments.as_dict(), outcome.results
+        folder, results = arguments.training.output_dir / "export", outcome.results
+        export_checkpoint(outcome.model_folder, folder, arguments.as_dict(), results)
+        better = sum(r["psnr"] > r["input_psnr"] for r in results["per_type"].values())
+        logger.info(
+            f"Exported the weights of step {results['step']} to {folder}. Validation, PSNR above the input's for {better} "
+            f"of {len(results['per_type'])} types:\n{results_table(results)}"
         )
     return outcome
 

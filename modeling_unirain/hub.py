@@ -127,11 +127,14 @@ def model_card(
 
 
 def results_table(results: dict[str, Any]) -> str:
-    """Markdown, a line a type."""
-    lines = ["| type | images | input PSNR (dB) / SSIM | output PSNR (dB) / SSIM |", "| --- | --- | --- | --- |"]
+    """Markdown, a line a type, of what `ValidationResult.as_dict` gives."""
+    lines = [
+        "| type | images | input PSNR (dB) / SSIM | output PSNR (dB) / SSIM | gain (dB) |",
+        "| --- | --- | --- | --- | --- |",
+    ]
     for name, r in results["per_type"].items():
         before, after = (f"{r[f'{prefix}psnr']:.2f} / {r[f'{prefix}ssim']:.4f}" for prefix in ("input_", ""))
-        lines.append(f"| {name} | {r['images']} | {before} | {after} |")
+        lines.append(f"| {name} | {r['images']} | {before} | {after} | {r['psnr'] - r['input_psnr']:+.2f} |")
     return "\n".join(lines)
 
 

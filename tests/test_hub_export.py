@@ -114,7 +114,7 @@ def test_the_card_says_licence_data_settings_and_results_and_no_path(export):
     card = ModelCard.load(export / "README.md")
     assert card.data.license == "cc-by-nc-4.0"
     assert (card.data.library_name, card.data.pipeline_tag) == ("transformers", "image-to-image")
-    assert "| DRS | 3 | 25.00 / 0.8000 | 30.00 / 0.9100 |" in card.text
+    assert "| DRS | 3 | 25.00 / 0.8000 | 30.00 / 0.9100 | +5.00 |" in card.text
     assert "- paired: rain800, weight 1.0" in card.text and "- clean: kodak24, weight 2.0" in card.text
     assert '"seed": 3' in card.text
     assert "/home/someone" not in card.content

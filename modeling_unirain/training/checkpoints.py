@@ -129,4 +129,6 @@ def write_atomically(file: Path, write: Callable[[Path], None]) -> None:
 
 
 def write_json(file: Path, content: Any) -> None:
-    write_atomically(file, lambda path: path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8"))
+    write_atomically(
+        file, lambda path: path.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
+    )

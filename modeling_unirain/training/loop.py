@@ -10,7 +10,9 @@ Unusual here:
 - What is validated, kept as best and exported is the moving average of the weights.
 """
 
+import json
 import logging
+import os
 import signal
 import sys
 import time
@@ -32,7 +34,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers import get_cosine_with_min_lr_schedule_with_warmup
 
 from modeling_unirain.configuration_unirain import UniRainConfig
-from modeling_unirain.hub import save_model
+from modeling_unirain.hub import results_table, save_model
 from modeling_unirain.modeling_unirain import UniRainForImageDeraining, load_balancing_loss
 
 from .arguments import Arguments, ModelArguments, TrainingArguments
@@ -51,6 +53,9 @@ AVERAGE_FOLDER = "ema"
 
 ARCHITECTURE = tuple(name for name in UniRainConfig.__annotations__ if name != "model_type")
 """The fields of the config that make the network, without what every transformers config has besides."""
+
+ARGUMENTS_FILE = "arguments.json"
+HYPERPARAMETERS = ("initial_lr", "weight_decay", "betas")
 
 
 class NonFiniteError(ValueError):
@@ -152,6 +157,46 @@ def _architecture(config: UniRainConfig) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
+def find_checkpoint(arguments: Arguments, num_processes: int, config: UniRainConfig) -> Path | None:
+    """The checkpoint to go on from, `None` to start anew; with every check that needs no data, so that it can be first.
+
+    Raises:
+        ValueError: the output folder, the checkpoint, a batch or a patch size cannot be.
+    """
+    options = arguments.training
+    for phase in arguments.phases:
+        if phase.batch_size % num_processes:
+            raise ValueError(
+                f"A batch of {phase.batch_size} images cannot be split evenly over {num_processes} processes: choose a "
+                "multiple as --batch_size."
+            )
+        if phase.patch_size % config.size_divisor:
+            raise ValueError(
+                f"A patch size of {phase.patch_size} is no multiple of {config.size_divisor}, which the model "
+                f"{arguments.model.model} needs."
+            )
+    there = next(place for place in (options.output_dir, *options.output_dir.absolute().parents) if place.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise ValueError(f"--output_dir {options.output_dir} cannot be written to: {there} does not allow it.")
+    checkpoints = Checkpoints(options.output_dir, options.save_total_limit)
+    if options.resume_from is None:
+        if checkpoints.list():
+            raise ValueError(
+                f"{options.output_dir} already holds checkpoints: go on with --resume_from last, or choose another "
+                "--output_dir."
+            )
+        return None
+    checkpoint = checkpoints.find(options.resume_from)
+    if checkpoint is not None:
+        folder = checkpoint / AVERAGE_FOLDER
+        if not (folder / "config.json").is_file():
+            raise ValueError(
+                f"{checkpoint} is not a checkpoint of a training run: it has no {AVERAGE_FOLDER}/config.json."
+            )
+        check_same_config(config, UniRainConfig.from_pretrained(folder), f"The checkpoint {checkpoint}")
+    return checkpoint
+
+
 class Trainer:
     """Trains a network; `train` is the whole of it.
 
@@ -161,6 +206,7 @@ class Trainer:
         model ([`UniRainForImageDeraining`]): from `build_model`.
         training_set ([`RainDataset`]): its patch size is set phase by phase.
         validation_set (sequence of samples): see `validate`.
+        checkpoint (`Path`, *optional*): from `find_checkpoint`.
     """
 
     def __init__(
@@ -170,13 +216,14 @@ class Trainer:
         model: UniRainForImageDeraining,
         training_set: RainDataset,
         validation_set: Sequence[dict[str, Any]],
+        checkpoint: Path | None = None,
     ):
         self.arguments = arguments
         self.options = options = arguments.training
         self.accelerator = accelerator
         self.training_set, self.validation_set = training_set, validation_set
+        self.checkpoint = checkpoint
         self.started = self.last_save = time.monotonic()
-        self._check_phases(model.config.size_divisor)
 
         if options.channels_last:
             model.to(memory_format=torch.channels_last)
@@ -227,48 +274,31 @@ class Trainer:
 
     # Preparation
 
-    def _check_phases(self, size_divisor: int) -> None:
-        for phase in self.arguments.phases:
-            if phase.batch_size % self.accelerator.num_processes:
-                raise ValueError(
-                    f"A batch of {phase.batch_size} images cannot be split evenly over {self.accelerator.num_processes} "
-                    "processes: choose a multiple as --batch_size."
-                )
-            if phase.patch_size % size_divisor:
-                raise ValueError(
-                    f"A patch size of {phase.patch_size} is no multiple of {size_divisor}, which the model "
-                    f"{self.arguments.model.model} needs."
-                )
-
     def _start(self) -> None:
-        checkpoint = None
-        if self.options.resume_from is not None:
-            checkpoint = self.checkpoints.find(self.options.resume_from)
-        elif self.checkpoints.list():
-            raise ValueError(
-                f"{self.options.output_dir} already holds checkpoints: go on with --resume_from last, or choose another "
-                "--output_dir."
-            )
-        if checkpoint is not None:
-            self._restore(checkpoint)
+        if self.checkpoint is not None:
+            self._restore(self.checkpoint)
+            self._tell_changes()
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             self.options.output_dir.mkdir(parents=True, exist_ok=True)
             self.checkpoints.remove_leftovers()
-            write_json(self.options.output_dir / "arguments.json", self.arguments.as_dict())
+            write_json(self.options.output_dir / ARGUMENTS_FILE, self.arguments.as_dict())
         self.log.start(self.progress.step)
 
     def _restore(self, checkpoint: Path) -> None:
-        folder = checkpoint / AVERAGE_FOLDER
-        if not (folder / "config.json").is_file():
+        asked = [{key: group[key] for key in HYPERPARAMETERS} for group in self.optimizer.param_groups]
+        try:
+            self.accelerator.load_state(str(checkpoint))
+            self.average.module.load_state_dict(load_file(checkpoint / AVERAGE_FOLDER / "model.safetensors"))
+        except Exception as error:  # of torch, pickle, safetensors or the file system
             raise ValueError(
-                f"{checkpoint} is not a checkpoint of a training run: it has no {AVERAGE_FOLDER}/config.json."
-            )
-        config = self.accelerator.unwrap_model(self.model).config
-        check_same_config(config, UniRainConfig.from_pretrained(folder), f"The checkpoint {checkpoint}")
-        self.accelerator.load_state(str(checkpoint))
-        self.average.module.load_state_dict(load_file(folder / "model.safetensors"))
+                f"The checkpoint {checkpoint} cannot be resumed by this run: {' '.join(str(error).split())}"
+            ) from error
         self.average.n_averaged.fill_(self.progress.step)
+        # What this run asks for counts, not what the run that wrote the checkpoint did.
+        self.scheduler.base_lrs = [group["initial_lr"] for group in asked]
+        for group, values, factor in zip(self.optimizer.param_groups, asked, self.scheduler.lr_lambdas, strict=True):
+            group.update(values, lr=values["initial_lr"] * factor(self.scheduler.last_epoch))
         if self.progress.num_processes != self.accelerator.num_processes:
             logger.warning(
                 f"The checkpoint is of {self.progress.num_processes} processes, this run has "
@@ -277,6 +307,13 @@ class Trainer:
             self.progress.num_processes = self.accelerator.num_processes
         self.saved_step = self.progress.step
         logger.info(f"Resuming from {checkpoint} at step {self.progress.step}.")
+
+    def _tell_changes(self) -> None:
+        file = self.options.output_dir / ARGUMENTS_FILE
+        before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        for name, value in json.loads(json.dumps(self.arguments.as_dict(), default=str)).items():
+            if name in before and before[name] != value and name not in ("resume_from", "max_minutes"):
+                logger.warning(f"`{name}` is now {value}; it was {before[name]}.")
 
     # Data
 
@@ -340,7 +377,7 @@ class Trainer:
         )
         if orders.fail:
             self._fail(batches)
-        learning_rate = self.scheduler.get_last_lr()[0]
+        learning_rate = self.optimizer.param_groups[0]["lr"]
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.scheduler.step()
@@ -424,7 +461,7 @@ class Trainer:
         self.progress.validated_step = step
         self.log.validation(step, {**result.as_dict(), "objective": vars(report)}, result.scalars() | report.scalars())
         self.log.pictures(step, result.sheet)
-        logger.info(f"Step {step}: validation PSNR {result.psnr:.2f} dB\n{result.table()}")
+        logger.info(f"Step {step}: validation PSNR {result.psnr:.2f} dB\n{results_table(result.as_dict())}")
         improved = result.psnr > self.progress.best_psnr
         if improved:
             self.progress.best_psnr = result.psnr
@@ -470,7 +507,7 @@ class Trainer:
         best = self.checkpoints.best()
         if best is not None:
             results, folder = best, self.checkpoints.output_dir / best["checkpoint"] / AVERAGE_FOLDER
-        elif status == "interrupted":
+        elif status == "interrupted" or self.signals:
             results, folder = None, None
         else:
             results, folder = self._validate().as_dict(), last / AVERAGE_FOLDER

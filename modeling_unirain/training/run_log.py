@@ -54,14 +54,14 @@ class RunLog:
         flat = {
             name: value if isinstance(value, (int, float)) else str(value) for name, value in self.settings.items()
         }
-        self.accelerator.init_trackers(
-            "unirain",
-            config=flat,
-            init_kwargs={
-                "tensorboard": {"purge_step": step + 1} if step else {},
-                "wandb": {"name": self.output_dir.name, "dir": str(self.output_dir)},
-            },
-        )
+        options = {
+            "tensorboard": {"purge_step": step + 1} if step else {},
+            "wandb": {"name": self.output_dir.name, "dir": str(self.output_dir)},
+        }
+        try:
+            self.accelerator.init_trackers("unirain", config=flat, init_kwargs=options)
+        except Exception as error:  # every tracker has its own: no account, no network, ...
+            raise ValueError(f"A tracker of --report_to cannot be started: {' '.join(str(error).split())}") from error
 
     def training(self, step: int, values: dict[str, float]) -> None:
         self._append(TRAIN_LOG, {"step": step, **values})

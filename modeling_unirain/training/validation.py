@@ -61,18 +61,6 @@ class ValidationResult:
         }
         return flat | {"validation/psnr": self.psnr}
 
-    def table(self) -> str:
-        """A Markdown table, a line a type."""
-        header = (
-            "| type | images | input PSNR / SSIM | output PSNR / SSIM | gain (dB) |\n| --- | --- | --- | --- | --- |"
-        )
-        lines = [
-            f"| {name} | {r.images} | {r.input_psnr:.2f} / {r.input_ssim:.4f} | {r.psnr:.2f} / {r.ssim:.4f} "
-            f"| {r.psnr - r.input_psnr:+.2f} |"
-            for name, r in self.per_type.items()
-        ]
-        return "\n".join([header, *lines])
-
 
 class ValidationInterrupted(Exception):
     """The round was given up on request; there is no result."""

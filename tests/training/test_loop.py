@@ -11,7 +11,7 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 from PIL import Image
 from safetensors.torch import load_file
-from training_runs import losses, tiny_arguments, write_recipe
+from training_runs import logged, losses, tiny_arguments, write_recipe
 
 from modeling_unirain.configuration_unirain import UniRainConfig
 from modeling_unirain.modeling_unirain import UniRainForImageDeraining
@@ -191,6 +191,27 @@ def test_going_back_to_an_earlier_checkpoint_redoes_what_came_after(tmp_path):
     first = losses(tmp_path / "run")
     main(tiny_arguments(tmp_path, "--resume_from", str(tmp_path / "run" / "checkpoint-00000006"), **arguments))
     assert losses(tmp_path / "run") == first
+
+
+def test_a_resumed_run_takes_the_learning_rate_it_is_given_and_says_so(tmp_path, caplog):
+    main(tiny_arguments(tmp_path, max_steps=6, save_steps=3, save_total_limit=9, validation_steps=6))
+    start = str(tmp_path / "run" / "checkpoint-00000003")
+    with caplog.at_level("WARNING"):
+        resume = ("--resume_from", start, "--learning_rate", "2e-3", "--min_learning_rate", "2e-6")
+        main(tiny_arguments(tmp_path, *resume, max_steps=6, save_steps=3, validation_steps=6))
+    assert "`learning_rate` is now 0.002; it was 0.001." in caplog.text
+    assert logged(tmp_path / "run", "learning_rate")[5] == pytest.approx(2e-3 * 0.8536, rel=1e-2)
+
+
+def test_a_checkpoint_of_other_types_is_refused(tmp_path):
+    main(tiny_arguments(tmp_path, max_steps=3))
+    arguments = tiny_arguments(tmp_path, "--resume_from", "last", max_steps=4)
+    arguments.data["types"] = arguments.data["sources"][0]["types"] = ["DRS"]
+    arguments.data["sources"][1]["types"] = ["DRS"]
+    arguments.validation["sources"][0]["types"] = ["DRS"]
+    with pytest.raises(ValueError, match="checkpoint-00000003 cannot be resumed by this run") as error:
+        main(arguments)
+    assert "\n" not in str(error.value)
 
 
 def test_resuming_a_finished_run_only_exports_again(tmp_path):
