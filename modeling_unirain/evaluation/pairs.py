@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from huggingface_hub import HfApi, constants
 from PIL import Image, ImageOps
 
 from ..images import EXTENSIONS, read_rgb
@@ -16,6 +17,7 @@ from ..types import RainType
 
 UNKNOWN_TYPE = "unknown"
 CORPUS_SUFFIXES = (".parquet", ".arrow")
+HUB_TIMEOUT = 5.0
 DEFAULT_SPLITS = ("test", "validation")
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
@@ -196,6 +198,10 @@ def _load_splits(data: str, datasets) -> dict:
     """Split name -> rows, of whatever `datasets` can load."""
     root = Path(data).expanduser()
     try:
+        if not root.exists() and not constants.HF_HUB_OFFLINE:
+            HfApi().dataset_info(
+                data, timeout=HUB_TIMEOUT
+            )  # load_dataset retries a Hub out of reach for half a minute
         if (root / "dataset_dict.json").is_file():
             return dict(datasets.load_from_disk(root))
         if (root / "dataset_info.json").is_file() and (root / "state.json").is_file():
@@ -203,11 +209,12 @@ def _load_splits(data: str, datasets) -> dict:
         if root.is_file():
             return dict(datasets.load_dataset(root.suffix[1:], data_files=str(root)))
         return dict(datasets.load_dataset(str(root) if root.exists() else data))
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+    except Exception as error:  # of datasets, pyarrow, huggingface_hub or its HTTP library
+        reason = " ".join(str(error).split())
         if root.exists():
-            raise ValueError(f"{data} cannot be read as a corpus ({str(error).splitlines()[0]}).") from error
+            raise ValueError(f"{data} cannot be read as a corpus ({reason}).") from error
         raise OSError(
-            f"{data} is neither a folder nor a corpus that the Hub gives: check the path, or the id and the network."
+            f"{data} is neither a folder nor a corpus that the Hub gives ({reason}): check the path, or the id and the network."
         ) from error
 
 

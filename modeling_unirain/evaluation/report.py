@@ -104,9 +104,14 @@ class EvaluationReport:
             lines += ["", f"## {title}", "", _note(metrics), ""]
             lines += [_row(["type", "dataset", "images", *(TITLES[metric] for metric in metrics)])]
             lines += [_row(["---", "---", "---:", *("---:" for _ in metrics)])]
-            means = [*self.datasets(paired), *self.types(paired), self.average(paired)]
-            lines += [_row([m.rain_type, m.dataset, str(m.images), *_cells(m, metrics)]) for m in means]
+            lines += [_row([m.rain_type, m.dataset, str(m.images), *_cells(m, metrics)]) for m in self._rows(paired)]
         return "\n".join(lines) + "\n"
+
+    def _rows(self, paired: bool) -> list[Mean]:
+        """Datasets, then types of several datasets, then the mean over several types: no row says what another said."""
+        datasets, types = self.datasets(paired), self.types(paired)
+        mixed = [kind for kind in types if sum(mean.rain_type == kind.rain_type for mean in datasets) > 1]
+        return [*datasets, *mixed, *([self.average(paired)] if len(types) > 1 else [])]
 
     def to_json(self) -> str:
         """The same means unrounded, and every image; a figure that does not exist is null."""

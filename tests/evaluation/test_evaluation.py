@@ -98,15 +98,17 @@ def test_reports_are_written_in_three_forms_that_agree(test_sets, tmp_path):
     assert [float(row["psnr_rgb_output"]) for row in rows] == [r.output["psnr_rgb"] for r in report.results]
     snow = report.types()[1]
     before, after = snow.input["psnr_rgb"], snow.output["psnr_rgb"]
-    row = f"| SNOW | all | 2 | {before:.2f} → {after:.2f} ({after - before:+.2f}) |"
-    assert row in (tmp_path / "out" / "report.md").read_text()
+    row = f"| SNOW | flakes | 2 | {before:.2f} → {after:.2f} ({after - before:+.2f}) |"
+    markdown = (tmp_path / "out" / "report.md").read_text()
+    assert row in markdown and "| DRS | all | 4 |" in markdown and "| mean over types | all | 6 |" in markdown
+    assert "| SNOW | all |" not in markdown  # it would repeat its only dataset
     assert not (tmp_path / "out" / JOURNAL).exists()
 
 
 def test_inputs_alone_can_be_measured(test_sets, tmp_path):
     report = evaluate(None, find_pairs(test_sets), tmp_path)
     assert all(result.output is None for result in report.results)
-    assert f"| SNOW | all | 2 | {report.types()[1].input['psnr_rgb']:.2f} |" in (tmp_path / "report.md").read_text()
+    assert f"| SNOW | flakes | 2 | {report.types()[1].input['psnr_rgb']:.2f} |" in (tmp_path / "report.md").read_text()
     assert not (tmp_path / "sheets").exists()
 
 
