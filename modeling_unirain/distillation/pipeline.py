@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from safetensors.numpy import load_file, save_file
 from tqdm import tqdm
 
 from modeling_unirain.distillation.arguments import DistillationArguments
@@ -246,9 +245,10 @@ class Distillation:
             ValueError, OSError: with one sentence, as early as it can be known.
         """
         self._check()
-        references = self.describe("reference", self.listing("reference", list_references, Reference))
-        index = self.build_index(references)
-        candidates = self.describe("pair", self.listing("pair", list_pairs, RainPair))
+        listed_references = self.listing("reference", list_references, Reference)
+        listed_pairs = self.listing("pair", list_pairs, RainPair)
+        index = self.build_index(self.describe("reference", listed_references))
+        candidates = self.describe("pair", listed_pairs)
         retrieved = self.retrieve(candidates, index)
         ballots = [self.judge(judge, candidates, retrieved, index) for judge in self.backends.judges]
         if not self.process.is_main:
@@ -452,15 +452,16 @@ class Distillation:
 
     def _statistics(self, judge: Judge, index: ReferenceIndex, folder: Path) -> dict[str, np.ndarray]:
         """What the judge learned from all references; fitted once by the main process, saved for all."""
-        file = folder / "statistics.safetensors"
+        file = folder / "statistics.npz"
         if self.process.is_main and not file.exists():
             started = time.monotonic()
             statistics = judge.fit(_progressing(Triplets(index), len(index), f"fit {judge.name}"))
-            with written(file) as temporary:
-                save_file({name: np.ascontiguousarray(value) for name, value in statistics.items()}, temporary)
+            with written(file) as temporary, open(temporary, "wb") as opened:
+                np.savez(opened, **statistics)
             logger.info("fit %s: %d references, %.1f s", judge.name, len(index), time.monotonic() - started)
         wait_for(lambda: int(file.exists()), 1, f"fits of judge '{judge.name}'", self.arguments.wait_timeout)
-        return load_file(file)
+        with np.load(file, allow_pickle=False) as statistics:
+            return dict(statistics)
 
     # ---- Verdicts -------------------------------------------------------------------------------------------------------
 

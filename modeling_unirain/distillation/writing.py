@@ -166,7 +166,7 @@ class CorpusWriter:
                     written(path) as temporary,
                     pq.ParquetWriter(temporary, features.arrow_schema, compression="zstd") as writer,
                 ):
-                    for first in range(0, max(1, len(part)), ROW_GROUP):
+                    for first in range(0, len(part), ROW_GROUP):
                         group = [_corpus_row(row, features, with_images) for row in part[first : first + ROW_GROUP]]
                         writer.write_table(pa.Table.from_pylist(group, schema=features.arrow_schema))
             bar.update(len(part))

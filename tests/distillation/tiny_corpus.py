@@ -95,7 +95,7 @@ def arguments(data: Path, where: Path, **changes) -> DistillationArguments:
         "k1": 9,
         "k2": 5,
         "k3": 2,
-        "shard_size": 4,
+        "shard_size": 8,
         "batch_size": 3,
         "rows_per_file": 5,
         "wait_timeout": 60.0,

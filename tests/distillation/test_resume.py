@@ -1,0 +1,167 @@
+"""Killed at any moment, resumed, shared by processes: the output is that of one unbroken run, byte for byte."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from distillation.tiny_corpus import arguments, backends, contents, distil
+
+from modeling_unirain.distillation.pipeline import Distillation
+from modeling_unirain.distillation.shards import Process
+
+
+# Everything a run makes durable passes through a rename. The child counts them and is killed (SIGKILL) just before or
+# just after the given one, which puts a kill into every stage without guessing at times.
+DRIVER = """
+import os, pathlib, signal, sys
+from pathlib import Path
+
+sys.path[:0] = {paths!r}
+from distillation.tiny_corpus import distil
+
+data, where, steps = Path(sys.argv[1]), Path(sys.argv[2]), [int(step) for step in sys.argv[3].split(",")]
+replace, rename = os.replace, os.rename
+state = {{"left": None, "after": False}}
+
+def counted(original):
+    def moved(*args, **kwargs):
+        state["left"] -= 1
+        if state["left"] == 0 and not state["after"]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        original(*args, **kwargs)
+        if state["left"] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return moved
+
+os.replace, os.rename = counted(replace), counted(rename)
+for number, step in enumerate(steps):
+    child = os.fork()
+    if child == 0:
+        state.update(left=step, after=bool(number % 2))
+        distil(data, where)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    done = sorted(path.name.rsplit("-", 1)[0] for path in (where / "work").iterdir())
+    print(number, "killed" if os.WIFSIGNALED(status) else os.WEXITSTATUS(status), done[-1] if done else "", flush=True)
+    if not os.WIFSIGNALED(status):
+        break
+"""
+PATHS = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
+
+
+@pytest.fixture(scope="module")
+def unbroken(data, tmp_path_factory):
+    where = tmp_path_factory.mktemp("unbroken")
+    distil(data, where)
+    return where
+
+
+def stages(where):
+    return sorted(path.name for path in (where / "work").iterdir())
+
+
+def test_killed_again_and_again_it_ends_with_the_output_of_an_unbroken_run(data, unbroken, tmp_path):
+    # A run makes about a hundred renames. Every child dies at its seventh, before or after it in turn, so that there is
+    # a kill in every stage; the last one lives.
+    driven = subprocess.run(
+        [sys.executable, "-c", DRIVER.format(paths=PATHS), str(data), str(tmp_path), ",".join(["7"] * 60)],
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT,
+    )
+    lines = driven.stdout.splitlines()
+    assert lines and lines[-1].split()[1] == "0", driven.stderr[-2000:]
+    assert sum("killed" in line for line in lines) >= 10
+    assert contents(tmp_path / "output") == contents(unbroken / "output")
+    assert stages(tmp_path) == stages(unbroken)
+
+
+SLOW = """
+import sys, time
+from pathlib import Path
+
+sys.path[:0] = {paths!r}
+from distillation import tiny_corpus
+
+def slowed(backend, method):
+    run = getattr(backend, method)
+    def called(*args):
+        time.sleep(0.3)
+        return run(*args)
+    setattr(backend, method, called)
+
+parts = tiny_corpus.backends()
+slowed(parts.captioner, "caption")
+slowed(parts.image_embedder, "embed_images")
+for judge in parts.judges:
+    slowed(judge, "judge")
+tiny_corpus.Distillation(
+    tiny_corpus.arguments(Path(sys.argv[1]), Path(sys.argv[2])), parts, tiny_corpus.Process()
+).run()
+"""
+
+
+@pytest.mark.parametrize("stage", ["pair-caption", "pair-embed", "pair-judge-dim"])
+def test_killed_from_outside_while_a_model_works_it_resumes(data, unbroken, tmp_path, stage):
+    child = subprocess.Popen(
+        [sys.executable, "-c", SLOW.format(paths=PATHS), str(data), str(tmp_path)],
+        env=ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        while not list((tmp_path / "work").glob(f"{stage}-*/000000.done")):
+            assert child.poll() is None, "the run ended before it could be killed"
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+    assert not list((tmp_path / "work").glob("verdict-*"))
+    distil(data, tmp_path)
+    assert contents(tmp_path / "output") == contents(unbroken / "output")
+
+
+SHARED = """
+import sys
+from pathlib import Path
+
+sys.path[:0] = {paths!r}
+from distillation import tiny_corpus
+
+tiny_corpus.Distillation(tiny_corpus.arguments(Path(sys.argv[1]), Path(sys.argv[2])), tiny_corpus.backends()).run()
+"""
+
+
+@pytest.mark.parametrize("names", [("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")])
+def test_two_processes_give_the_result_of_one(data, unbroken, tmp_path, names):
+    environment = {key: value for key, value in ENVIRONMENT.items() if not key.startswith(("RANK", "WORLD", "SLURM"))}
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", SHARED.format(paths=PATHS), str(data), str(tmp_path)],
+            env={**environment, names[0]: str(rank), names[1]: "2"},
+            stderr=subprocess.PIPE,
+        )
+        for rank in range(2)
+    ]
+    for child in children:
+        _, errors = child.communicate(timeout=250)
+        assert child.returncode == 0, errors.decode()[-2000:]
+    assert contents(tmp_path / "output") == contents(unbroken / "output")
+    assert contents(tmp_path / "work").keys() == contents(unbroken / "work").keys()
+
+
+def test_each_process_takes_its_own_shards_only(data, tmp_path):
+    other = Distillation(arguments(data, tmp_path, wait_timeout=0.5), backends(), Process(1, 2))
+    with pytest.raises(TimeoutError):  # the main process never made the lists
+        other.run()
+    assert not list((tmp_path / "work").glob("*/*.done"))
+    assert list(other_shards(5, 1, 2)) == [1, 3] and list(other_shards(5, 0, 2)) == [0, 2, 4]
+
+
+def other_shards(count, rank, world_size):
+    from modeling_unirain.distillation.shards import ShardStore
+
+    return ShardStore(Path("work"), "stage", "key", count).shards_of(Process(rank, world_size))
