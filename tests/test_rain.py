@@ -397,6 +397,14 @@ class TestDrops:
             ]
             assert 0.6 * coverage < np.mean(means) < 1.3 * coverage
 
+    def test_a_context_in_bytes_is_the_same_context(self):
+        context = (photograph() * 255).round().astype(np.uint8)
+        in_bytes, in_floats = (
+            render_rain(photograph(), "NRD", 3, severity=0.8, context=each, darken=False).rainy
+            for each in (context, context.astype(np.float32) / 255)
+        )
+        np.testing.assert_array_equal(in_bytes, in_floats)
+
     def test_drops_show_the_context_they_are_given(self):
         crop, red = np.full((96, 96, 3), 0.5, np.float32), np.zeros((30, 40, 3), np.float32)
         red[..., 0] = 0.9

@@ -80,13 +80,13 @@ def render_rain(
         raise ValueError(f"severity must lie in [0, 1], not {severity}.")
     if scale is not None and not 0 < scale <= 100:
         raise ValueError(f"scale must be positive and at most 100, not {scale}.")
-    scene = image if context is None else _checked(context, "context")
+    context = None if context is None else _checked(context, "context")
     rng = np.random.default_rng(seed)
     files = [_checked_layer(layer) for layer in streak_layers or ()]
     scale = scale_of(*image.shape[:2]) if scale is None else scale
     parameters = draw_parameters(rain_type, rng, severity, scale, len(files))
     if darken is None:
-        darken = not night.is_night(scene)
+        darken = not night.is_night(image if context is None else context)
     return apply_rain(image, parameters, rng, streak_layers=files, darken=darken, context=context)
 
 
