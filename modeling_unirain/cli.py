@@ -22,7 +22,9 @@ from . import evaluation
 from .derainer import Derainer, load_derainer
 from .images import EXTENSIONS, MAX_PIXELS, ImageError, Picture, format_of, open_image, save_image, write_atomically
 from .publishing import RepoKind, publish
+from .rain import render_rain
 from .sheets import comparison_sheet
+from .types import RainType
 
 
 RUN_RECORD = ".unirain.json"
@@ -123,7 +125,7 @@ def demo(
     if folder is None:
         raise ImageError("The example photographs are not installed: run this in a clone of the repository.")
     derainer, rows = load_derainer(checkpoint, device), []
-    sources = pictures_below(folder)
+    sources = [path for path in pictures_below(folder) if path.parent == folder]  # not their clean originals
     for source in tqdm(sources, unit="picture", disable=None):
         picture = open_image(source)
         derained, _ = derainer.restore(picture)
@@ -171,6 +173,36 @@ def evaluate(
         settings |= {"tile": tile} if tile else {}
     report = evaluation.evaluate(derain, pairs, output, perceptual, settings, overwrite)
     typer.echo(report.to_markdown())
+
+
+@app.command()
+def rain(
+    photograph: Annotated[Path, typer.Argument(metavar="PHOTO", help="A picture without rain.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The rainy picture to write.")],
+    rain_type: Annotated[
+        RainType, typer.Option("--type", help="D or N: day or night; RS or RD: streaks or drops.")
+    ] = RainType.DRS,
+    seed: Annotated[int, typer.Option(min=0, help="Another number, other rain.")] = 0,
+    severity: Annotated[
+        float | None, typer.Option(min=0, max=1, help="0 is none, 1 the heaviest. [default: drawn]")
+    ] = None,
+    clean: Annotated[
+        Path | None,
+        typer.Option(help="Also write what a perfect derainer would return: by night not the photograph itself."),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace outputs that are there already.")] = False,
+) -> None:
+    """Render rain over a photograph, for test pictures."""
+    pixels = open_image(photograph).as_8_bit().rgb
+    if output == clean:
+        raise ImageError(f"The rainy and the clean picture cannot both be {output}.")
+    for path in filter(None, (output, clean)):
+        if path.exists() and (not overwrite or path.samefile(photograph)):
+            raise ImageError(f"{path} exists already: --overwrite replaces it, unless it is the photograph.")
+    rendered = render_rain(pixels, rain_type, seed, severity=severity)
+    for path, pixels in ((output, rendered.rainy), (clean, rendered.clean)):
+        if path is not None:
+            save_image(Picture((pixels * 255).round().astype("uint8")), path)
 
 
 @app.command("publish")

@@ -1,0 +1,81 @@
+"""What the renderer draws: a contact sheet of the four types, and tables of how heavy and how fast it is.
+
+python benchmarks/rain_sheet.py [--photographs examples/clean] [--output docs/rain_types.jpg]
+"""
+
+import argparse
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from modeling_unirain.images import Picture, read_rgb, save_image
+from modeling_unirain.rain import render_rain
+from modeling_unirain.sheets import comparison_sheet
+from modeling_unirain.types import RainType
+
+
+ROOT = Path(__file__).parents[1]
+COLUMNS = 4
+CROP = 96
+THIRDS = {"light": (0.0, 1 / 3), "medium": (1 / 3, 2 / 3), "heavy": (2 / 3, 1.0)}
+
+
+def contact_sheet(photographs: list[np.ndarray]) -> Image.Image:
+    """A row of streaks or drops for every type, each over another photograph, from light to heavy."""
+    rows = []
+    for rain_type in RainType:
+        row = []
+        for column in range(COLUMNS):
+            photograph = photographs[(column + 1) % len(photographs)]
+            rendered = render_rain(photograph, rain_type, 40 + column, severity=0.35 + 0.15 * column)
+            row.append(Image.fromarray((rendered.rainy * 255).round().astype(np.uint8)))
+        rows.append(row)
+    titles = [f"severity {0.35 + 0.15 * column:.2f}" for column in range(COLUMNS)]
+    return comparison_sheet(rows, titles, [str(rain_type) for rain_type in RainType], cell_width=360)
+
+
+def measure(photographs: list[np.ndarray], samples: int) -> None:
+    """Prints the PSNR of rainy crops against their targets per type and style, and the processor time of a crop."""
+    rng = np.random.default_rng(0)
+    times = {}
+    print("| type | style | samples | " + " | ".join(THIRDS) + " | 10 % | median | 90 % |\n|" + " --- |" * 9)
+    for rain_type in RainType:
+        found = defaultdict(list)
+        start = time.process_time()
+        for seed in tqdm(range(samples), desc=rain_type, leave=False, disable=None):
+            photograph = photographs[seed % len(photographs)]
+            y, x = (int(rng.integers(side - CROP + 1)) for side in photograph.shape[:2])
+            crop = photograph[y : y + CROP, x : x + CROP]
+            rendered = render_rain(crop, rain_type, seed, scale=1.0, context=photograph[::8, ::8])
+            error = float(((rendered.rainy - rendered.clean) ** 2).mean())
+            drawn = rendered.parameters
+            for style in (drawn.style, "all"):
+                found[style].append((drawn.severity, -10 * np.log10(error + 1e-6)))
+        times[rain_type] = (time.process_time() - start) / samples
+        for style, values in sorted(found.items()):
+            severity, psnr = np.array(values).T
+            thirds = [psnr[(severity >= low) & (severity <= high)] for low, high in THIRDS.values()]
+            cells = [f"{np.median(third):.1f}" if len(third) else "" for third in thirds]
+            cells += [f"{value:.1f}" for value in np.percentile(psnr, [10, 50, 90])]
+            print(f"| {rain_type} | {style} | {len(values)} | " + " | ".join(cells) + " |")
+    print(f"\nProcessor time of a {CROP} x {CROP} crop, means in ms:", end=" ")
+    print(", ".join(f"{rain_type} {1000 * seconds:.1f}" for rain_type, seconds in times.items()))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--photographs", type=Path, default=ROOT / "examples" / "clean")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "rain_types.jpg")
+    parser.add_argument("--samples", type=int, default=400, help="Crops a type for the tables.")
+    arguments = parser.parse_args()
+    photographs = [read_rgb(path) for path in sorted(arguments.photographs.glob("*.jpg"))]
+    save_image(Picture.from_pil(contact_sheet(photographs)), arguments.output)
+    measure(photographs, arguments.samples)
+
+
+if __name__ == "__main__":
+    main()
