@@ -8,6 +8,7 @@ Starts without a network: the checkpoint is bundled with the package. `UNIRAIN_C
 import argparse
 import logging
 import os
+import shutil
 import tempfile
 import time
 import zipfile
@@ -375,7 +376,7 @@ def example_gallery(folder: Path, file: gr.File, elem_id: str) -> Dependency:
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS)
 
     def pick(event: gr.SelectData) -> str:
-        return str(paths[event.index])
+        return shutil.copy(paths[event.index], new_folder())  # what visitors get lies in the cache, nowhere else
 
     gr.Markdown("Or choose an example:")
     gallery = gr.Gallery(
