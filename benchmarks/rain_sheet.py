@@ -1,6 +1,6 @@
 """What the renderer draws: a contact sheet of the four types, and tables of how heavy and how fast it is.
 
-python benchmarks/rain_sheet.py [--photographs examples/clean] [--output docs/rain_types.jpg]
+python benchmarks/rain_sheet.py [--photographs examples/clean] [--output docs/rain_types.webp]
 """
 
 import argparse
@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from modeling_unirain.images import Picture, read_rgb, save_image
 from modeling_unirain.rain import render_rain
+from modeling_unirain.rain.night import is_night
 from modeling_unirain.sheets import comparison_sheet
 from modeling_unirain.types import RainType
 
@@ -25,12 +26,14 @@ THIRDS = {"light": (0.0, 1 / 3), "medium": (1 / 3, 2 / 3), "heavy": (2 / 3, 1.0)
 
 
 def contact_sheet(photographs: list[np.ndarray]) -> Image.Image:
-    """A row of streaks or drops for every type, each over another photograph, from light to heavy."""
+    """A row of streaks or drops for every type, from light to heavy; day types over photographs by day."""
     rows = []
+    day = [photograph for photograph in photographs if not is_night(photograph.astype(np.float32) / 255)]
     for rain_type in RainType:
         row = []
+        pool = day if rain_type in (RainType.DRS, RainType.DRD) else photographs
         for column in range(COLUMNS):
-            photograph = photographs[(column + 1) % len(photographs)]
+            photograph = pool[(column + 1) % len(pool)]
             rendered = render_rain(photograph, rain_type, 40 + column, severity=0.35 + 0.15 * column)
             row.append(Image.fromarray((rendered.rainy * 255).round().astype(np.uint8)))
         rows.append(row)
@@ -69,7 +72,7 @@ def measure(photographs: list[np.ndarray], samples: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--photographs", type=Path, default=ROOT / "examples" / "clean")
-    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "rain_types.jpg")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "rain_types.webp")
     parser.add_argument("--samples", type=int, default=400, help="Crops a type for the tables.")
     arguments = parser.parse_args()
     photographs = [read_rgb(path) for path in sorted(arguments.photographs.glob("*.jpg"))]
