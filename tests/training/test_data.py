@@ -2,6 +2,8 @@
 
 import logging
 import pickle
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -301,6 +303,27 @@ def whole_stream(source: CorpusSource) -> ValidationSet:
     return ValidationSet(
         ValidationConfig([source], samples_per_type=5, crop_size=None, size_divisor=1), ["NRD", "haze"]
     )
+
+
+def test_corpus_on_the_hub_whole_and_streamed(hub, hub_like_folder):
+    """In a subprocess, since `datasets` reads the Hub's address when it is imported; streamed by a worker as well."""
+    from huggingface_hub import HfApi
+
+    HfApi().create_repo("me/rain", repo_type="dataset", private=True)
+    HfApi().upload_folder(folder_path=hub_like_folder, repo_id="me/rain", repo_type="dataset")
+    code = """
+import sys
+from torch.utils.data import DataLoader
+from modeling_unirain.training.data import CorpusSource, DataConfig, RainDataset
+for streaming, workers in ((False, 0), (True, 0), (True, 1)):
+    source = CorpusSource("me/rain", streaming=streaming)
+    config = DataConfig([source], types=["NRD", "haze"], patch_size=16, samples_per_epoch=10)
+    samples = list(DataLoader(RainDataset(config), batch_size=None, num_workers=workers))
+    print(sorted({sample["name"].split(" of ")[0] for sample in samples}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], env=hub.env, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.splitlines() == [str([f"row {number}" for number in range(8)])] * 3
 
 
 def test_source_types_select_rows(hub_like_folder):
