@@ -125,6 +125,13 @@ def test_a_corpus_without_the_columns_says_which(tmp_path):
         find_pairs(tmp_path / "corpus")
 
 
+def test_a_damaged_corpus_is_named(tmp_path):
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "test.parquet").write_bytes(b"PAR1 and nothing more")
+    with pytest.raises(ValueError, match="corpus cannot be read as a corpus"):
+        find_pairs(tmp_path / "corpus")
+
+
 def test_inputs_without_targets_are_named(test_sets):
     (test_sets / "DRS" / "light" / "target" / "001.png").unlink()
     (test_sets / "DRS" / "light" / "target" / "002.png").unlink()
