@@ -13,6 +13,7 @@ Unusual here:
 import json
 import logging
 import os
+import shutil
 import signal
 import sys
 import time
@@ -72,7 +73,8 @@ class Progress:
     """Training samples used, by all processes together; the next one follows from it."""
     validated_step: int = -1
     """Step of the last validation round."""
-    best_psnr: float = float("-inf")
+    best: dict[str, Any] | None = None
+    """The best validation round so far, see `ValidationResult.as_dict`."""
     seconds: float = 0.0
     """Time spent training, over all parts of the run."""
     num_processes: int = 1
@@ -232,7 +234,8 @@ class Trainer:
         self.scheduler = get_cosine_with_min_lr_schedule_with_warmup(
             optimizer, options.warmup_steps, options.max_steps, min_lr=options.min_learning_rate
         )
-        self.model, self.optimizer = accelerator.prepare(model.train(), optimizer)
+        self.network = model.train()
+        self.model, self.optimizer = accelerator.prepare(model, optimizer)
         self.objective = MultiObjectiveReweighting(training_set.types, **arguments.objective.as_options())
         self.progress = Progress(num_processes=accelerator.num_processes)
         # The scheduler is not `prepare`d: Accelerate would advance it once a process, and a step is a step here.
@@ -241,7 +244,6 @@ class Trainer:
         self.log = RunLog(accelerator, options.output_dir, arguments.as_dict())
         self.signals: list[int] = []
         self.saved_step = -1
-        self.best_results: dict[str, Any] | None = None
 
     def train(self) -> Outcome:
         """Train until `max_steps`, `max_minutes` or a signal; every way out but an error leaves a complete checkpoint.
@@ -282,6 +284,9 @@ class Trainer:
         if self.accelerator.is_main_process:
             self.options.output_dir.mkdir(parents=True, exist_ok=True)
             self.checkpoints.remove_leftovers()
+            named = self.checkpoints.best() or {"step": -1}
+            if self.progress.best is not None and self.progress.best["step"] > named["step"]:
+                self._mark_best()  # killed between the checkpoint and its mention
             write_json(self.options.output_dir / ARGUMENTS_FILE, self.arguments.as_dict())
         self.log.start(self.progress.step)
 
@@ -381,7 +386,7 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.scheduler.step()
-        self.average.update_parameters(accelerator.unwrap_model(self.model))
+        self.average.update_parameters(self.network)
         progress.step += 1
 
         seconds = time.perf_counter() - begun + waited
@@ -462,10 +467,9 @@ class Trainer:
         self.log.validation(step, {**result.as_dict(), "objective": vars(report)}, result.scalars() | report.scalars())
         self.log.pictures(step, result.sheet)
         logger.info(f"Step {step}: validation PSNR {result.psnr:.2f} dB\n{results_table(result.as_dict())}")
-        improved = result.psnr > self.progress.best_psnr
+        improved = self.progress.best is None or result.psnr > self.progress.best["psnr"]
         if improved:
-            self.progress.best_psnr = result.psnr
-            self.best_results = result.as_dict()
+            self.progress.best = result.as_dict()
         return improved
 
     def _validate(self) -> ValidationResult:
@@ -479,27 +483,40 @@ class Trainer:
         )
 
     def _save(self) -> None:
-        """Write a checkpoint of this step, unless there is one: all of it, or nothing."""
-        step = self.progress.step
+        """Write a checkpoint of this step, unless there is one: all of it, or nothing.
+
+        Raises:
+            OSError: it could not be written; the earlier ones are as they were.
+        """
+        step, main = self.progress.step, self.accelerator.is_main_process
         if step == self.saved_step:
             return
-        main = self.accelerator.is_main_process
-        if main:
-            self.checkpoints.prepare(step)
-        self.accelerator.wait_for_everyone()
         folder = self.checkpoints.temporary(step)
-        self.accelerator.save_state(str(folder))
-        if main:
-            save_model(self.average.module, folder / AVERAGE_FOLDER)
+        try:
+            if main:
+                self.checkpoints.prepare(step)
+            self.accelerator.wait_for_everyone()
+            self.accelerator.save_state(str(folder))
+            if main:
+                save_model(self.average.module, folder / AVERAGE_FOLDER)
+        except Exception as error:  # torch and safetensors have their own for a full disk
+            shutil.rmtree(folder, ignore_errors=True)
+            reason = " ".join(str(error).split())
+            raise OSError(
+                f"The checkpoint of step {step} could not be written to {folder.parent}: {reason}"
+            ) from error
         self.accelerator.wait_for_everyone()
         if main:
             self.checkpoints.commit(step)
-            if self.best_results is not None:
-                self.checkpoints.mark_best(step, self.best_results)
+            self._mark_best()
             self.checkpoints.rotate()
-        self.best_results = None
         self.saved_step = step
         self.last_save = time.monotonic()
+
+    def _mark_best(self) -> None:
+        best = self.progress.best
+        if best is not None and self.checkpoints.path(best["step"]).is_dir():
+            self.checkpoints.mark_best(best["step"], best)
 
     def _outcome(self, status: str) -> Outcome:
         progress, last = self.progress, self.checkpoints.path(self.progress.step)

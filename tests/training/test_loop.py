@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import threading
 import time
@@ -182,6 +183,21 @@ def test_a_loss_that_is_not_finite_names_its_samples_and_keeps_the_last_checkpoi
     assert checkpoint.name == "checkpoint-00000002" and (checkpoint / "ema" / "model.safetensors").is_file()
 
 
+def test_a_checkpoint_that_cannot_be_written_leaves_the_earlier_one(tmp_path):
+    """The limit on the size of a file stands for a full disk: weights do not fit, the log and the pictures do."""
+    main(tiny_arguments(tmp_path, max_steps=2, warmup_steps=1))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (120_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="checkpoint of step 4 could not be written") as error:
+            main(tiny_arguments(tmp_path, "--resume_from", "last", max_steps=4))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "\n" not in str(error.value)
+    assert not list((tmp_path / "run").glob("*.tmp"))
+    assert main(tiny_arguments(tmp_path, "--resume_from", "last", max_steps=4)).status == "finished"
+
+
 # Going on, and starting from weights
 
 
@@ -306,6 +322,17 @@ def test_what_cannot_be_trained_is_said_before_anything_is_written(tmp_path, cha
         main(tiny_arguments(tmp_path, **changes))
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_picture_that_a_worker_cannot_read_is_named_in_one_sentence(tmp_path):
+    arguments = tiny_arguments(tmp_path, num_workers=1)
+    arguments.data |= {"verify_images": False, "sources": arguments.data["sources"][:1]}
+    for file in (tmp_path / "pairs" / "DRS" / "made" / "input").iterdir():
+        file.write_bytes(file.read_bytes()[:200])  # the header is whole
+    arguments.validation["sources"][0]["types"] = ["NRD"]
+    with pytest.raises(ValueError, match=r"input/\d\.png") as error:
+        main(arguments)
+    assert "\n" not in str(error.value) and "Traceback" not in str(error.value)
 
 
 def test_a_tracker_without_its_package_is_an_error(tmp_path, monkeypatch):
