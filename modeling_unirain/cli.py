@@ -76,7 +76,7 @@ Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16. [
 @app.command()
 def derain(
     inputs: Annotated[
-        list[str], typer.Argument(metavar="INPUT...", help="Pictures, folders (searched recursively) or globs.")
+        list[str], typer.Argument(metavar="INPUT", help="Pictures, folders (searched recursively) or globs.")
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="A file for one picture, else a folder.")],
     checkpoint: Checkpoint = "unirain",
@@ -120,7 +120,7 @@ def demo(
     checkpoint: Checkpoint = "unirain",
     device: Device = None,
 ) -> None:
-    """Remove the rain from the example photographs, and lay them out before and after on one sheet."""
+    """Derain the example photographs; one sheet shows before and after."""
     folder = next((folder for folder in EXAMPLES if folder.is_dir() and pictures_below(folder)), None)
     if folder is None:
         raise ImageError("The example photographs are not installed: run this in a clone of the repository.")
@@ -130,8 +130,14 @@ def demo(
         picture = open_image(source)
         derained, _ = derainer.restore(picture)
         save_image(derained, output / source.name)
-        rows.append([picture.to_pil(), derained.to_pil()])
-    sheet = comparison_sheet(rows, ["Rainy", "Derained"], [source.stem for source in sources], cell_width=640)
+        clean = folder / "clean" / source.name
+        rows.append([picture.to_pil(), derained.to_pil(), *([open_image(clean).to_pil()] if clean.exists() else [])])
+    sheet = comparison_sheet(
+        rows,
+        ["Rainy", "Derained", "Without rain"][: max(map(len, rows))],
+        [source.stem for source in sources],
+        cell_width=640,
+    )
     save_image(Picture.from_pil(sheet), output / "comparison.png")
     typer.echo(f"{len(rows)} photographs derained; look at {output / 'comparison.png'}")
 

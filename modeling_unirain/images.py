@@ -83,6 +83,13 @@ class ImageError(ValueError):
     """A picture that cannot be read or written as asked; the message is one sentence that names the file."""
 
 
+class WriteError(OSError):
+    """A file that could not be written; the message is one sentence that names it, without the number in front."""
+
+    def __str__(self) -> str:
+        return self.strerror
+
+
 @dataclass(frozen=True)
 class Picture:
     """A picture in the one form that the package works on.
@@ -217,7 +224,7 @@ def save_image(picture: Picture, path: str | Path, format: str | None = None) ->
 
     Raises:
         ImageError: The format cannot hold this picture (too wide or high).
-        OSError: The disk is full, the folder is not writable, ...; nothing of the file is left behind.
+        WriteError: The disk is full, the folder is not writable, ...; nothing of the file is left behind.
     """
     path = Path(path)
     format = format or format_of(path)
@@ -245,7 +252,7 @@ def write_atomically(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise OSError(error.errno, f"{path} could not be written: {error.strerror}") from error
+        raise WriteError(error.errno, f"{path} could not be written: {error.strerror}.") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -1,0 +1,391 @@
+"""The command line on real folders: what it writes, what it leaves alone, what it says."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+from typer.testing import CliRunner
+
+from modeling_unirain import cli, load_derainer
+from modeling_unirain.images import open_image
+
+
+@pytest.fixture
+def unirain(tiny_checkpoint):
+    """Runs `unirain derain` with the tiny checkpoint; output and error streams together."""
+
+    def run(*arguments, checkpoint=tiny_checkpoint, code=0):
+        options = [] if checkpoint is None else ["--checkpoint", str(checkpoint), "--device", "cpu"]
+        result = CliRunner().invoke(cli.app, ["derain", *map(str, arguments), *options])
+        assert result.exit_code == code, result.output
+        assert "Traceback" not in result.output
+        return result.output
+
+    return run
+
+
+def picture(path: Path, height=20, width=30, mode="RGB", seed=0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = np.random.default_rng(seed).integers(0, 256, (height, width, 4), dtype=np.uint8)
+    Image.fromarray(values).convert(mode).save(path)
+    return path
+
+
+def one_sentence(output: str, *parts) -> None:
+    lines = [line for line in output.splitlines() if line.strip()]
+    assert len(lines) == 1 and lines[0].startswith("Error: "), output
+    for part in parts:
+        assert str(part) in output
+
+
+def tree(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+# What it does
+
+
+def test_one_picture_becomes_what_the_package_makes_of_it(unirain, tiny_checkpoint, tmp_path):
+    source = picture(tmp_path / "a.png")
+    assert "Derained 1 of 1" in unirain(source, "--output", tmp_path / "new" / "b.png")
+    expected = np.asarray(load_derainer(tiny_checkpoint)(source))
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "new" / "b.png")), expected)
+    assert tree(tmp_path / "new") == {"b.png"}
+
+
+def test_folder_keeps_its_tree_its_formats_and_its_depths(unirain, tmp_path):
+    rainy = tmp_path / "rainy"
+    names = ["a.png", "B.JPG", "deep/er/c.webp", "deep/d.bmp", "deep/e.tiff"]
+    for name in names:
+        picture(rainy / name)
+    tifffile.imwrite(rainy / "sixteen.tif", np.full((9, 8, 3), 40000, np.uint16), photometric="rgb")
+    (rainy / "notes.txt").write_text("not a picture")
+    picture(rainy / ".hidden" / "f.png")
+    unirain(rainy, "-o", tmp_path / "out")
+    assert tree(tmp_path / "out") == {*names, "sixteen.tif", cli.RUN_RECORD}
+    for name in [*names, "sixteen.tif"]:
+        before, after = open_image(rainy / name), open_image(tmp_path / "out" / name)
+        assert (after.size, after.format, after.pixels.dtype) == (before.size, before.format, before.pixels.dtype)
+
+
+def test_globs_files_and_folders_together(unirain, tmp_path):
+    picture(tmp_path / "in" / "a1.png")
+    picture(tmp_path / "in" / "a2.png")
+    picture(tmp_path / "in" / "sub" / "b.png")
+    picture(tmp_path / "c.png")
+    unirain(tmp_path / "in" / "a*.png", tmp_path / "c.png", tmp_path / "in" / "sub", "-o", tmp_path / "out")
+    assert tree(tmp_path / "out") == {"a1.png", "a2.png", "b.png", "c.png", cli.RUN_RECORD}
+    unirain(tmp_path / "**" / "b.png", "-o", tmp_path / "all")
+    assert tree(tmp_path / "all") == {"b.png", cli.RUN_RECORD}
+
+
+def test_output_below_the_input_is_not_taken_as_input(unirain, tmp_path):
+    picture(tmp_path / "a.png")
+    for _ in range(2):
+        unirain(tmp_path, "-o", tmp_path / "out")
+    assert tree(tmp_path) == {"a.png", "out/a.png", f"out/{cli.RUN_RECORD}"}
+
+
+def test_another_format_is_written_when_asked(unirain, tmp_path):
+    picture(tmp_path / "in" / "a.png", mode="RGBA")
+    unirain(tmp_path / "in", "-o", tmp_path / "out", "--format", "TIFF")
+    assert open_image(tmp_path / "out" / "a.tiff").format == "TIFF"
+    unirain(tmp_path / "in" / "a.png", "-o", tmp_path / "b.jpg")
+    assert open_image(tmp_path / "b.jpg").format == "JPEG"
+
+
+def test_compare_writes_a_sheet_beside_the_result(unirain, tmp_path):
+    picture(tmp_path / "a.png", 40, 60)
+    unirain(tmp_path / "a.png", "-o", tmp_path / "b.png", "--compare")
+    with Image.open(tmp_path / "b-compare.jpg") as sheet:
+        assert sheet.width > 2 * 60 and sheet.height > 40
+
+
+def test_tiles_and_batches_give_the_same_pictures(unirain, tmp_path):
+    for number in range(5):
+        picture(tmp_path / "in" / f"{number}.png", 150 if number else 170, 200, seed=number)
+    unirain(tmp_path / "in", "-o", tmp_path / "one")
+    unirain(tmp_path / "in", "-o", tmp_path / "batch", "--batch-size", 3)
+    unirain(tmp_path / "in", "-o", tmp_path / "tiled", "--tile", 128)
+    for number in range(5):
+        one, batch, tiled = (
+            np.asarray(Image.open(tmp_path / folder / f"{number}.png"), float) for folder in ("one", "batch", "tiled")
+        )
+        assert np.abs(one - batch).max() <= 1
+        assert 0 < np.abs(one - tiled).mean() < 1  # tiles were used, and hardly show
+
+
+def test_progress_shows_throughput_and_time_left(tiny_checkpoint, tmp_path):
+    for number in range(3):
+        picture(tmp_path / "in" / f"{number}.png", 200, 300)
+    pseudo_terminal, handle = os.openpty()
+    command = [
+        sys.executable,
+        "-m",
+        "modeling_unirain.cli",
+        "derain",
+        "in",
+        "-o",
+        "out",
+        "--checkpoint",
+        tiny_checkpoint,
+    ]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=handle, stdout=subprocess.DEVNULL, env=environment())
+    os.close(handle)
+    text = b""
+    while True:
+        try:
+            chunk = os.read(pseudo_terminal, 4096)
+        except OSError:  # the other end is closed
+            break
+        text += chunk
+    os.close(pseudo_terminal)
+    assert process.wait() == 0
+    assert re.search(rb"100%\|.*3\.0/3 pictures \[\d+:\d+<00:00, [\d.]+ megapixels/s\]", text), text
+
+
+def test_demo_derains_the_examples_and_lays_them_out(tiny_checkpoint, tmp_path, monkeypatch):
+    for number in range(4):
+        picture(tmp_path / "examples" / f"{number}.png", 40, 60)
+    monkeypatch.setattr(cli, "EXAMPLES", (tmp_path / "nothing", tmp_path / "examples"))
+    arguments = ["demo", "-o", str(tmp_path / "out"), "--checkpoint", str(tiny_checkpoint)]
+    result = CliRunner().invoke(cli.app, arguments)
+    assert result.exit_code == 0, result.output
+    assert tree(tmp_path / "out") == {"0.png", "1.png", "2.png", "3.png", "comparison.png"}
+    monkeypatch.setattr(cli, "EXAMPLES", (tmp_path / "nothing",))
+    result = CliRunner().invoke(cli.app, arguments)
+    assert result.exit_code == 1 and "not installed" in result.output
+
+
+# What it leaves alone
+
+
+def test_finished_pictures_are_skipped_until_told_otherwise(unirain, tmp_path):
+    picture(tmp_path / "in" / "a.png")
+    unirain(tmp_path / "in", "-o", tmp_path / "out")
+    written = (tmp_path / "out" / "a.png").stat().st_mtime_ns
+    picture(tmp_path / "in" / "b.png", seed=1)
+    output = unirain(tmp_path / "in", "-o", tmp_path / "out")
+    assert "Skipped 1 finished" in output and "Derained 1 of 1" in output
+    assert (tmp_path / "out" / "a.png").stat().st_mtime_ns == written
+    unirain(tmp_path / "in", "-o", tmp_path / "out", "--overwrite")
+    assert (tmp_path / "out" / "a.png").stat().st_mtime_ns > written
+
+
+def test_output_older_than_its_input_is_reported_not_replaced(unirain, tmp_path):
+    source = picture(tmp_path / "in" / "a.png")
+    unirain(tmp_path / "in", "-o", tmp_path / "out")
+    before = (tmp_path / "out" / "a.png").read_bytes()
+    later = time.time() + 100
+    os.utime(picture(source, seed=5), (later, later))
+    assert "is older than" in unirain(tmp_path / "in", "-o", tmp_path / "out", code=1)
+    assert (tmp_path / "out" / "a.png").read_bytes() == before
+
+
+def test_pictures_of_another_checkpoint_are_not_taken_as_finished(unirain, tiny_checkpoint, tmp_path):
+    picture(tmp_path / "in" / "a.png")
+    unirain(tmp_path / "in", "-o", tmp_path / "out")
+    other = shutil.copytree(tiny_checkpoint, tmp_path / "other")
+    model = load_derainer(other).model
+    model.output_projection.weight.data.mul_(2)
+    model.save_pretrained(other)
+    one_sentence(unirain(tmp_path / "in", "-o", tmp_path / "out", checkpoint=other, code=1), "another checkpoint")
+    unirain(tmp_path / "in", "-o", tmp_path / "out", "--overwrite", checkpoint=other)
+    assert json.loads((tmp_path / "out" / cli.RUN_RECORD).read_text())["checkpoint"] == str(other)
+
+
+def test_input_is_never_overwritten_unasked(unirain, tmp_path):
+    source = picture(tmp_path / "a.png")
+    before = source.read_bytes()
+    (tmp_path / "link.png").symlink_to(source)
+    for arguments in ((source, "-o", source), (source, "-o", tmp_path), (source, "-o", tmp_path / "link.png")):
+        one_sentence(unirain(*arguments, code=1), "overwrite its own input")
+    assert source.read_bytes() == before
+    unirain(source, "-o", source, "--overwrite")
+    assert source.read_bytes() != before
+
+
+def test_existing_file_is_not_replaced_unasked(unirain, tmp_path):
+    source, other = picture(tmp_path / "a.png"), picture(tmp_path / "b.png")
+    one_sentence(unirain(source, "-o", other, code=1), "exists already")
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+
+
+def started(tiny_checkpoint, folder: Path, pictures: int) -> subprocess.Popen:
+    """A run in another process over 600 x 800 pictures, of which at least one is done."""
+    for number in range(pictures):
+        picture(folder / "in" / f"{number}.png", 600, 800, seed=number)
+    command = [
+        sys.executable,
+        "-m",
+        "modeling_unirain.cli",
+        "derain",
+        "in",
+        "-o",
+        "out",
+        "--checkpoint",
+        tiny_checkpoint,
+    ]
+    process = subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment()
+    )
+    while not (folder / "out" / "0.png").exists():
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.01)
+    return process
+
+
+def test_killed_folder_run_goes_on_where_it_was(unirain, tiny_checkpoint, tmp_path):
+    process = started(tiny_checkpoint, tmp_path, 6)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    finished = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("[0-9].png")}
+    assert 1 <= len(finished) < 6
+    for path in finished:
+        open_image(path)  # complete
+    output = unirain(tmp_path / "in", "-o", tmp_path / "out")
+    assert f"Skipped {len(finished)} finished" in output and f"Derained {6 - len(finished)} of" in output
+    assert all(path.stat().st_mtime_ns == written for path, written in finished.items())
+    assert tree(tmp_path / "out") == {*(f"{number}.png" for number in range(6)), cli.RUN_RECORD}
+    unirain(tmp_path / "in", "-o", tmp_path / "undisturbed")
+    for number in range(6):
+        a, b = ((tmp_path / folder / f"{number}.png").read_bytes() for folder in ("out", "undisturbed"))
+        assert a == b
+
+
+def test_ctrl_c_says_how_far_it_came(tiny_checkpoint, tmp_path):
+    process = started(tiny_checkpoint, tmp_path, 6)
+    process.send_signal(signal.SIGINT)
+    output = process.communicate(timeout=200)[0].decode()
+    assert process.returncode == cli.INTERRUPTED
+    assert re.search(r"Interrupted: \d of 6 done", output) and "Traceback" not in output
+    assert not list((tmp_path / "out").glob(".*.part"))
+
+
+# What it says
+
+
+def test_bad_files_do_not_stop_the_others(unirain, tmp_path):
+    rainy = tmp_path / "in"
+    for name in ("a.png", "z.png"):
+        picture(rainy / name)
+    (rainy / "empty.png").touch()
+    (rainy / "text.jpg").write_text("no picture")
+    (rainy / "cut.png").write_bytes((rainy / "a.png").read_bytes()[:400])
+    for batch_size in (1, 8):
+        out = tmp_path / f"out{batch_size}"
+        output = unirain(rainy, "-o", out, "--batch-size", batch_size, code=1)
+        assert "Derained 2 of 5. 3 failed." in output
+        for name in ("empty.png", "text.jpg", "cut.png"):
+            assert len([line for line in output.splitlines() if line.startswith("Failed: ") and name in line]) == 1
+        assert tree(out) == {"a.png", "z.png", cli.RUN_RECORD}
+
+
+def test_lying_file_is_derained_by_what_it_is(unirain, tmp_path):
+    picture(tmp_path / "a.jpg").rename(tmp_path / "a.png")
+    unirain(tmp_path / "a.png", "-o", tmp_path / "b.png")
+    assert open_image(tmp_path / "b.png").format == "PNG"
+
+
+@pytest.mark.parametrize(
+    "arguments, parts",
+    [
+        (["missing.png", "-o", "b.png"], ["missing.png does not exist"]),
+        (["none-*.png", "-o", "b"], ["none-*.png matches no picture"]),
+        (["empty", "-o", "b"], ["empty contains no pictures"]),
+        (["a.png", "-o", "b.xyz"], ["b.xyz does not say in which format"]),
+        (["a.png", "-o", "b", "--format", "gif"], ["no format 'gif'"]),
+        (["a.png", "-o", "b.jpg", "--format", "png"], ["b.jpg does not end in .png"]),
+        (["a.png", "in", "-o", "a.png"], ["a.png is a file"]),
+        (["a.png", "in/a.png", "-o", "b"], ["would both be written to b/a.png"]),
+        (["a.png", "-o", "a.png/b.png"], ["could not be written"]),
+        (["a.png", "-o", "b.png", "--device", "abacus"], ["no device 'abacus'"]),
+        (["a.png", "-o", "b.png", "--dtype", "int"], ["no dtype"]),
+    ],
+)
+def test_each_bad_input_is_one_sentence(unirain, tmp_path, monkeypatch, arguments, parts):
+    monkeypatch.chdir(tmp_path)
+    picture(tmp_path / "a.png")
+    picture(tmp_path / "in" / "a.png")
+    (tmp_path / "empty").mkdir()
+    before = tree(tmp_path)
+    output = unirain(*arguments, code=1)
+    if "could not be written" not in parts[0]:
+        one_sentence(output, *parts)
+    assert parts[0] in output
+    assert tree(tmp_path) == before
+
+
+def test_bombs_are_refused_and_the_limit_can_be_chosen(unirain, tmp_path):
+    picture(tmp_path / "a.png", 100, 200)
+    output = unirain(tmp_path / "a.png", "-o", tmp_path / "b.png", "--max-megapixels", 0.01, code=1)
+    assert "guards against decompression bombs" in output and not (tmp_path / "b.png").exists()
+
+
+def test_checkpoints_that_cannot_be_used_are_one_sentence(unirain, tiny_checkpoint, tmp_path):
+    source, target = picture(tmp_path / "a.png"), tmp_path / "b.png"
+    one_sentence(unirain(source, "-o", target, checkpoint=tmp_path / "nowhere", code=1), "There is no checkpoint")
+    pickled = shutil.copytree(tiny_checkpoint, tmp_path / "pickled")
+    (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
+    one_sentence(unirain(source, "-o", target, checkpoint=pickled, code=1), "safetensors")
+    other = shutil.copytree(tiny_checkpoint, tmp_path / "other")
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | {"model_type": "swin2sr"}))
+    one_sentence(unirain(source, "-o", target, checkpoint=other, code=1), "architecture 'swin2sr'")
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("options", [["--tile", "x"], ["--tile", "0"], ["--batch-size", "0"], ["--nonsense"], []])
+def test_nonsense_options_are_refused_by_name(unirain, tmp_path, options):
+    source = picture(tmp_path / "a.png")
+    output = ["-o", tmp_path / "b.png"] if options else []
+    said = unirain(source, *output, *options, code=2)
+    assert (options[0] if options else "--output") in said
+
+
+def test_full_disk_stops_the_run_with_one_sentence(unirain, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(disk)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a small tmpfs needs root")
+    try:
+        for number in range(4):
+            picture(tmp_path / "in" / f"{number}.png", 150, 150, seed=number)
+        output = unirain(tmp_path / "in", "-o", disk / "out", code=1)
+        assert len(re.findall("No space left on device", output)) == 1
+        done = [path for path in (disk / "out").iterdir() if path.name != cli.RUN_RECORD]
+        assert 1 <= len(done) < 4
+        for path in done:
+            open_image(path)
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() == 0 and shutil.which("setpriv") is None, reason="root may write everywhere")
+def test_unwritable_output_is_one_sentence(tiny_checkpoint, tmp_path):
+    picture(tmp_path / "a.png")
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o555)
+    command = [sys.executable, "-m", "modeling_unirain.cli", "derain", tmp_path / "a.png", "-o", locked / "b.png"]
+    if os.geteuid() == 0:  # root without the capability to write everywhere
+        command = ["setpriv", "--bounding-set=-dac_override", "--inh-caps=-dac_override", *command]
+    result = subprocess.run(
+        [*command, "--checkpoint", tiny_checkpoint], env=environment(), capture_output=True, text=True
+    )
+    assert result.returncode == 1, result.stderr
+    assert "could not be written: Permission denied" in result.stderr and "Traceback" not in result.stderr
+    assert not list(locked.iterdir())

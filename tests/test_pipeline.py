@@ -1,0 +1,382 @@
+"""Image in, image out: every kind of image, tiles against the whole, bounded memory, and code that travels."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import pipeline
+
+from modeling_unirain import (
+    UniRainConfig,
+    UniRainForImageDeraining,
+    UniRainImageProcessor,
+    UniRainPipeline,
+    load_derainer,
+)
+from modeling_unirain import pipeline_unirain as module
+from modeling_unirain.images import open_image
+from modeling_unirain.pipeline_unirain import blend_tiles, bytes_per_pixel, route_windows, tile_spans
+
+
+@pytest.fixture(scope="module")
+def derainer(tiny_checkpoint):
+    return load_derainer(tiny_checkpoint, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def pipe(derainer):
+    return derainer.pipeline
+
+
+def noise(*shape, dtype=np.uint8):
+    return np.random.default_rng(0).integers(0, np.iinfo(dtype).max, shape, dtype=dtype, endpoint=True)
+
+
+def photograph(height, width):
+    """Smooth shades with edges and texture, (height, width, 3) uint8: what tiles of a photograph are like."""
+    rng = np.random.default_rng(1)
+    coarse = Image.fromarray(rng.integers(0, 256, (height // 24 + 2, width // 24 + 2, 3), dtype=np.uint8))
+    image = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)).astype(float)
+    y, x = np.mgrid[:height, :width]
+    image[(x // 90 + y // 70) % 2 == 0] *= 0.6
+    return (image + rng.normal(0, 4, image.shape)).clip(0, 255).astype(np.uint8)
+
+
+def psnr(a, b):
+    return 10 * np.log10(255**2 / max(1e-12, np.mean((a.astype(float) - b) ** 2)))
+
+
+# Kinds of images
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 50), (5000, 1), (33, 47)])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])
+def test_pil_in_gives_pil_of_the_same_size(pipe, mode, size):
+    if mode == "I;16":
+        image = Image.fromarray(noise(*size[::-1], dtype=np.uint16))
+    else:
+        image = (
+            Image.fromarray(noise(*size[::-1], 4)).convert("RGB" if mode in ("P", "CMYK", "1") else mode).convert(mode)
+        )
+    result = pipe(image)
+    assert result.size == size
+    assert result.mode == {"1": "L", "P": "RGB", "CMYK": "RGB"}.get(mode, mode)
+    if mode in ("LA", "RGBA"):
+        assert np.array_equal(np.asarray(result.getchannel("A")), np.asarray(image.getchannel("A")))
+
+
+def test_transparency_of_a_palette_is_kept(pipe):
+    image = Image.fromarray(noise(20, 30, 3)).quantize(8)
+    image.info["transparency"] = 3
+    alpha = np.asarray(image.convert("RGBA").getchannel("A"))
+    assert 0 < (alpha == 0).mean() < 1
+    assert np.array_equal(np.asarray(pipe(image).getchannel("A")), alpha)
+
+
+def test_arrays_and_tensors_come_back_as_they_came(pipe):
+    for array in (
+        noise(20, 30, 3),
+        noise(20, 30),
+        noise(20, 30, 1),
+        noise(20, 30, 4),
+        noise(20, 30, 3, dtype=np.uint16),
+    ):
+        result = pipe(array)
+        assert result.shape == array.shape and result.dtype == array.dtype
+    unit = noise(20, 30, 3).astype(np.float32) / 255
+    result = pipe(unit)
+    assert result.dtype == np.float32 and result.min() >= 0 and result.max() <= 1
+    tensor = pipe(torch.from_numpy(unit).permute(2, 0, 1))
+    assert torch.equal(tensor.permute(1, 2, 0), torch.from_numpy(result))
+
+
+def test_16_bits_are_more_than_8(pipe):
+    deep = noise(32, 32, 3, dtype=np.uint16)
+    result = pipe(deep)
+    assert len(np.unique(result % 257)) > 1  # not 8 bits blown up
+    exact = pipe(deep.astype(np.float64) / 65535)
+    assert np.abs(result / 65535 - exact).max() < 1 / 65535
+
+
+def test_pipeline_is_the_network_and_nothing_else(pipe):
+    image = noise(32, 48, 3)
+    with torch.inference_mode():
+        expected = pipe.model(torch.from_numpy(image).permute(2, 0, 1)[None] / 255).reconstruction[0]
+    expected = (expected.clamp(0, 1).permute(1, 2, 0) * 255).round().byte().numpy()
+    assert np.abs(pipe(image).astype(int) - expected).max() <= 1
+    assert np.mean(pipe(image) != expected) < 1e-3
+
+
+def test_batches_of_mixed_sizes_and_kinds_equal_their_images_one_by_one(pipe):
+    images = [
+        Image.fromarray(noise(32, 48, 3)),
+        noise(32, 48, 3)[::-1].copy(),
+        noise(16, 20, 3, dtype=np.uint16),
+        noise(32, 48),
+    ]
+    together = pipe(images, batch_size=4)
+    assert isinstance(together[0], Image.Image)
+    for image, result in zip(images, together, strict=True):
+        difference = np.asarray(result).astype(int) - np.asarray(pipe(image))
+        assert np.abs(difference).max() <= (1 if np.asarray(image).dtype == np.uint8 else 3)
+
+
+def test_paths_are_read(pipe, tmp_path):
+    Image.fromarray(noise(20, 30, 3)).save(tmp_path / "a.png")
+    assert np.array_equal(np.asarray(pipe(str(tmp_path / "a.png"))), pipe(noise(20, 30, 3)))
+
+
+def test_nonsense_is_refused(pipe):
+    for image, message in ((None, "must be a PIL image"), (np.zeros((2, 2, 5), np.uint8), "must have the shape")):
+        with pytest.raises(ValueError, match=message):
+            pipe(image)
+    for options in ({"tile": 0}, {"overlap": -1}, {"memory_budget": 0}, {"tiles": 3}):
+        with pytest.raises(ValueError, match="must be positive|Unknown option"):
+            pipe(noise(4, 4, 3), **options)
+
+
+# Tiles
+
+
+@pytest.mark.parametrize("length", [1, 100, 128, 129, 191, 193, 1000, 4096, 7681])
+@pytest.mark.parametrize("side, overlap", [(128, 64), (512, 64), (128, 0), (160, 32)])
+def test_spans_cover_everything_and_share_the_overlap(length, side, overlap):
+    spans = tile_spans(length, side, overlap, divisor=16)
+    assert spans[0].start == 0 and spans[-1].stop == length
+    for span in spans:
+        assert span.start % 16 == 0 and 0 < span.stop - span.start <= side
+    for before, after in zip(spans, spans[1:], strict=False):
+        assert before.stop - after.start == overlap
+        assert after.stop > before.stop
+
+
+def test_tiles_that_agree_are_put_together_without_a_trace():
+    image = np.random.default_rng(0).random((300, 410, 3), dtype=np.float32)
+    for dtype in (np.uint8, np.uint16):
+        whole = np.rint(image * np.iinfo(dtype).max).astype(dtype)
+        output = np.zeros_like(whole)
+        spans = tile_spans(300, 128, 64, 16), tile_spans(410, 128, 64, 16)
+        calls = []
+        blend_tiles(output, *spans, lambda y, x: image[y, x].copy(), lambda calls=calls: calls.append(1))
+        assert len(calls) == len(spans[0]) * len(spans[1])
+        assert np.abs(output.astype(int) - whole).max() <= 1  # float32 rounding of equal values
+
+
+def test_tiles_that_differ_fade_without_a_step():
+    shades = iter(np.random.default_rng(0).random(1000))
+    output = np.zeros((500, 500, 3), np.float32)
+    spans = tile_spans(500, 128, 64, 16)
+
+    def restore(y, x):
+        return np.full((y.stop - y.start, x.stop - x.start, 3), next(shades), np.float32)
+
+    blend_tiles(output, spans, spans, restore, lambda: None)
+    steepest = np.pi / 2 / 64  # of a raised cosine over 64 pixels, between shades of 0 and 1
+    for axis in (0, 1):
+        assert np.abs(np.diff(output, axis=axis)).max() < 1.1 * steepest
+
+
+@pytest.mark.parametrize("size", ["unirain-tiny", "unirain"])
+def test_tiled_result_is_within_50_db_of_the_whole(size):
+    torch.manual_seed(0)
+    config = UniRainConfig.from_name(size)
+    processor = UniRainImageProcessor(size_divisor=config.size_divisor)
+    pipe = UniRainPipeline(model=UniRainForImageDeraining(config).eval(), image_processor=processor, device="cpu")
+    side = 512 if size == "unirain-tiny" else 320
+    image = photograph(side, side + 100)
+    (whole,), routes = pipe.restore([image])
+    (tiled,), shared = pipe.restore([image], tile=192)
+    assert psnr(whole, image) < 45  # the network does something
+    assert psnr(tiled, whole) >= 50
+    assert torch.equal(routes > 0, shared > 0)
+
+
+def test_all_tiles_share_the_routes_of_the_image(pipe, monkeypatch):
+    """The left half is black, the right half white: routed apart, they would differ."""
+    image = np.zeros((128, 512, 3), np.uint8)
+    image[:, 256:] = 255
+    seen = []
+    forward = pipe.model.forward
+    monkeypatch.setattr(pipe.model, "forward", lambda *a, **k: seen.append(k["routes"]) or forward(*a, **k))
+    _, routes = pipe.restore([image], tile=128)
+    assert len(seen) > 4
+    assert all(torch.equal(given, routes) for given in seen)
+
+
+def test_windows_cover_a_small_image_and_sample_a_large_one_evenly():
+    image = np.zeros((512, 700, 3), np.uint8)
+    for window in route_windows(image, side=1024, divisor=16):
+        assert window.shape == (256, 256, 3)
+        window += 1
+    assert image.min() >= 1
+    large = np.zeros((3000, 8000, 3), np.uint8)
+    windows = route_windows(large, side=1024, divisor=16)
+    assert 12 <= len(windows) <= 16
+    for window in windows:
+        window += 1
+    quarters = [large[y : y + 1500, x : x + 4000].mean() for y in (0, 1500) for x in (0, 4000)]
+    assert min(quarters) > 0.7 * max(quarters)
+    for shape in ((1, 100000, 3), (100000, 1, 3), (1, 1, 3)):
+        windows = route_windows(np.zeros(shape, np.uint8), side=512, divisor=16)
+        assert len(windows) * 16 * 256 <= 512 * 512
+
+
+def test_tile_follows_from_the_budget_and_half_precision_takes_half(pipe):
+    config = pipe.model.config
+    assert bytes_per_pixel(config, torch.bfloat16) * 2 == bytes_per_pixel(config, torch.float32)
+    passes = []
+    pipe.restore(
+        [noise(600, 600, 3)],
+        memory_budget=300 * 300 * bytes_per_pixel(config, torch.float32),
+        on_progress=lambda *a: passes.append(a),
+    )
+    assert len(passes) > 4 and passes[-1] == (len(passes), len(passes))
+    passes.clear()
+    pipe.restore([noise(600, 600, 3)], on_progress=lambda *a: passes.append(a))
+    assert passes == [(1, 1)]
+
+
+def run_limited(script: str, *arguments) -> subprocess.CompletedProcess:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the address space by RLIMIT_AS")
+def test_running_out_of_memory_falls_back_to_smaller_tiles(tiny_checkpoint):
+    script = """
+import resource, sys
+import numpy as np
+from modeling_unirain import load_derainer
+pipe = load_derainer(sys.argv[1], device="cpu").pipeline
+image = np.random.default_rng(0).integers(0, 256, (1400, 1500, 3), dtype=np.uint8)
+pipe(image[:160, :160])  # what is allocated once is
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (200 << 20),) * 2)
+result = pipe(image, tile=2048)
+assert result.shape == image.shape and result.any()
+"""
+    result = run_limited(script, tiny_checkpoint)
+    assert result.returncode == 0, result.stderr
+    assert "Out of memory with tiles of 2048 x 2048 pixels" in result.stderr
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads the peak memory from /proc")
+def test_working_memory_does_not_grow_with_the_image(tiny_checkpoint):
+    script = """
+import re, sys
+import numpy as np
+from modeling_unirain import load_derainer
+def memory(field):
+    return int(re.search(field + r":\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024
+pipe = load_derainer(sys.argv[1], device="cpu").pipeline
+for height, width in ((200, 300), (600, 800), (1500, 2200)):
+    image = np.full((height, width, 3), 99, np.uint8)
+    open("/proc/self/clear_refs", "w").write("5")
+    before = memory("VmRSS")
+    pipe.restore([image], tile=160)
+    print(memory("VmHWM") - before - image.nbytes / 2**20)
+"""
+    result = run_limited(script, tiny_checkpoint)
+    assert result.returncode == 0, result.stderr
+    _, medium, large = map(float, result.stdout.split())
+    assert large < medium + 25  # megabytes; the image in float32 would be 40 more, its features hundreds
+
+
+# Code that travels
+
+
+REMOTE = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "modeling_unirain":
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Absent())
+import numpy as np, torch
+from PIL import Image
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageToImage, pipeline
+folder, picture, output = sys.argv[1:]
+derain = pipeline("image-to-image", model=folder, trust_remote_code=True, device="cpu")
+assert type(derain).__module__.startswith("transformers_modules."), type(derain).__module__
+image = Image.open(picture)
+through_pipeline = np.asarray(derain(image))
+processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
+for auto in (AutoModel, AutoModelForImageToImage):
+    model = auto.from_pretrained(folder, trust_remote_code=True).eval()
+    assert type(model).__module__.startswith("transformers_modules.")
+    with torch.inference_mode():
+        outputs = model(**processor(image, return_tensors="pt"))
+    (result,) = processor.post_process_image_deraining(outputs, [image.size[::-1]])
+    by_hand = (result.permute(1, 2, 0) * 255).round().byte().numpy()
+    assert np.abs(by_hand.astype(int) - through_pipeline).max() <= 1
+assert AutoConfig.from_pretrained(folder, trust_remote_code=True).model_type == "unirain"
+np.save(output, through_pipeline)
+"""
+
+
+def test_checkpoint_runs_with_equal_pixels_where_this_package_is_not_installed(pipe, tiny_checkpoint, tmp_path):
+    Image.fromarray(photograph(70, 90)).save(tmp_path / "a.png")
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment |= {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
+    subprocess.run(
+        [sys.executable, "-I", "-c", REMOTE, tiny_checkpoint, tmp_path / "a.png", tmp_path / "out.npy"],
+        env=environment,
+        cwd=tmp_path,
+        check=True,
+    )
+    assert np.array_equal(np.load(tmp_path / "out.npy"), np.asarray(pipe(Image.open(tmp_path / "a.png"))))
+
+
+def test_the_library_builds_the_pipeline_with_the_package_too(pipe, tiny_checkpoint):
+    image = Image.fromarray(photograph(40, 50))
+    expected = np.asarray(pipe(image))
+    ours = pipeline("image-to-image", model=str(tiny_checkpoint), pipeline_class=UniRainPipeline, device="cpu")
+    assert type(ours) is module.UniRainPipeline
+    assert np.array_equal(np.asarray(ours(image)), expected)
+
+
+# load_derainer
+
+
+def test_derainer_takes_images_arrays_paths_and_lists(derainer, tmp_path):
+    array = photograph(30, 40)
+    Image.fromarray(array).save(tmp_path / "a.png")
+    single = derainer(Image.fromarray(array))
+    assert isinstance(single, Image.Image) and single.size == (40, 30)
+    several = derainer([array, tmp_path / "a.png", str(tmp_path / "a.png"), array.astype(np.float32) / 255])
+    assert len(several) == 4
+    for image in several:
+        assert np.abs(np.asarray(image).astype(int) - np.asarray(single)).max() <= 1
+    assert derainer([]) == []
+    assert derainer(array[..., 0]).mode == "L"
+    for wrong in (3, np.zeros((2, 2, 9), np.uint8), tmp_path / "missing.png", np.full((2, 2, 3), 7.0)):
+        with pytest.raises(ValueError):
+            derainer(wrong)
+
+
+def test_derainer_agrees_with_the_pipeline(derainer):
+    image = Image.fromarray(photograph(30, 40))
+    assert np.array_equal(np.asarray(derainer(image)), np.asarray(derainer.pipeline(image)))
+
+
+def test_restored_picture_keeps_depth_alpha_and_metadata_and_tells_its_routes(derainer, tmp_path):
+    rgba = np.dstack([photograph(30, 40), noise(30, 40)])
+    Image.fromarray(rgba).save(tmp_path / "a.png", icc_profile=b"profile")
+    picture = open_image(tmp_path / "a.png")
+    progress = []
+    restored, routes = derainer.restore(picture, lambda done, total: progress.append((done, total)))
+    assert np.array_equal(restored.alpha, rgba[..., 3]) and restored.icc_profile == b"profile"
+    assert progress == [(1, 1)]
+    config = derainer.model.config
+    assert np.asarray(routes).shape == (config.num_routers, config.num_experts)
