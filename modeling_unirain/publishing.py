@@ -27,8 +27,8 @@ IGNORED_FOLDERS = {".git", ".cache", ".gradio", "__pycache__"}
 # Old files of these kinds would be loaded beside the new ones (a shard of a corpus that had more of them, a module
 # that was renamed), so an upload replaces them. Whatever else is in the repository stays.
 REPLACED_PATTERNS = ["*.parquet", "*.safetensors", "*.safetensors.index.json", "*.py"]
-# The demo trains and distils nothing: these parts of the package stay at home, with the packages they need.
-NOT_IN_SPACE = ("training", "distillation", "cli.py", "publishing.py")
+# The demo trains, distils and measures nothing: these parts of the package stay at home, with the packages they need.
+NOT_IN_SPACE = ("training", "distillation", "evaluation", "cli.py", "hub.py", "publishing.py")
 
 
 class RepoKind(StrEnum):

@@ -9,10 +9,15 @@ import sys
 import textwrap
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from huggingface_hub import HfApi, snapshot_download
+from PIL import Image
 from typer.testing import CliRunner
 
+from modeling_unirain import UniRainConfig, UniRainForImageDeraining, load_derainer
+from modeling_unirain.hub import save_model
 from modeling_unirain.publishing import PublishingError, publish
 
 
@@ -37,16 +42,15 @@ def checkpoint(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
-    from datasets import Dataset, Features, Image, Value
-    from PIL import Image as Pillow
+    import datasets
 
     folder = tmp_path / "corpus"
     (folder / "data").mkdir(parents=True)
-    picture = Pillow.new("RGB", (8, 8), (10, 20, 30))
-    features = Features({"input": Image(), "target": Image(), "type": Value("string"), "pair_id": Value("string")})
+    picture = Image.new("RGB", (8, 8), (10, 20, 30))
+    columns = {"input": datasets.Image(), "target": datasets.Image(), "pair_id": datasets.Value("string")}
     for shard in range(2):
-        rows = [{"input": picture, "target": picture, "type": "DRS", "pair_id": f"{shard}-{n}"} for n in range(3)]
-        data = Dataset.from_list(rows, features=features)
+        rows = [{"input": picture, "target": picture, "pair_id": f"{shard}-{n}"} for n in range(3)]
+        data = datasets.Dataset.from_list(rows, features=datasets.Features(columns))
         data.to_parquet(str(folder / "data" / f"distilled-0000{shard}-of-00002.parquet"))
     data_files = "configs:\n- config_name: default\n  data_files:\n  - split: distilled\n    path: data/distilled-*\n"
     (folder / "README.md").write_text(f"---\nlicense: cc-by-4.0\n{data_files}---\n# A corpus\n")
@@ -108,6 +112,32 @@ def test_an_interrupted_upload_is_finished_by_the_next(hub, checkpoint):
     assert sum(method == "PUT" for method, _ in hub.requests) == sent == 1, "weights that arrived are not sent again"
 
 
+def test_a_published_model_works_where_the_package_is_not(hub, tmp_path):
+    torch.manual_seed(0)
+    save_model(UniRainForImageDeraining(UniRainConfig.from_name("unirain-tiny")), tmp_path / "export")
+    (tmp_path / "export" / "README.md").write_text(CARD)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (37, 50, 3), dtype=np.uint8)).save(tmp_path / "rain.png")
+    publish("model", tmp_path / "export", "me/rain")
+    expected = load_derainer(tmp_path / "export", device="cpu")(str(tmp_path / "rain.png"))
+    code = """
+        import torch
+        from PIL import Image
+        from transformers import AutoImageProcessor, AutoModelForImageToImage, pipeline
+        derain = pipeline("image-to-image", model="me/rain", trust_remote_code=True, device="cpu")
+        derain("rain.png").save("by-pipeline.png")
+        model = AutoModelForImageToImage.from_pretrained("me/rain", trust_remote_code=True)
+        processor = AutoImageProcessor.from_pretrained("me/rain", trust_remote_code=True)
+        inputs = processor(Image.open("rain.png"), return_tensors="pt")
+        with torch.no_grad():
+            (image,) = processor.post_process_image_deraining(model(**inputs), [(37, 50)])
+        Image.fromarray((image * 255).round().byte().permute(1, 2, 0).numpy()).save("by-hand.png")
+        print(type(model).__module__.startswith("transformers_modules"))
+    """
+    assert run_without_the_package(code, hub, tmp_path) == "True"
+    for name in ("by-pipeline.png", "by-hand.png"):
+        assert np.array_equal(np.asarray(Image.open(tmp_path / name)), np.asarray(expected)), name
+
+
 def test_a_distilled_corpus_loads_from_the_hub_whole_and_streamed(hub, corpus, tmp_path):
     publish("dataset", corpus, "me/corpus")
     code = """
@@ -140,8 +170,6 @@ def test_pickles_are_refused_by_name_and_by_content(hub, checkpoint, name, conte
 
 
 def test_a_renamed_torch_file_is_refused(hub, checkpoint):
-    import torch
-
     torch.save({"a": torch.zeros(1)}, checkpoint / "weights.data")
     with pytest.raises(PublishingError, match="is a pickle"):
         publish("model", checkpoint, "me/rain")
@@ -263,8 +291,8 @@ def test_a_space_carries_the_package_and_needs_no_release_of_it(hub, tmp_path):
     for path in ("app.py", "README.md", "requirements.txt", "modeling_unirain/pipeline_unirain.py"):
         assert path in planned.files, path
     assert any(path.startswith("examples/") for path in planned.files)
-    assert not any("training/" in path or "distillation/" in path or "__pycache__" in path for path in planned.files)
-    assert "unirain" not in (ROOT / "space" / "requirements.txt").read_text()
+    left_out = ("training/", "distillation/", "evaluation/", "cli.py", "__pycache__")
+    assert not any(part in path for path in planned.files for part in left_out)
     publish("space", ROOT / "space", "me/demo")
     assert set(hub.files("me/demo", "space")) - {".gitattributes"} == set(planned.files)
     assert HfApi().space_info("me/demo").private

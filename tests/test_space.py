@@ -25,7 +25,8 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from modeling_unirain import UniRainConfig, UniRainForImageDeraining, UniRainImageProcessor
+from modeling_unirain import UniRainConfig, UniRainForImageDeraining
+from modeling_unirain.hub import save_model
 from modeling_unirain.images import Picture, open_image, save_image
 from modeling_unirain.publishing import publish
 
@@ -54,9 +55,7 @@ def wait_for(condition, seconds: float = 60):
 def checkpoint(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
     torch.manual_seed(0)
-    model = UniRainForImageDeraining(UniRainConfig.from_name("unirain-tiny"))
-    model.save_pretrained(folder)
-    UniRainImageProcessor(size_divisor=model.config.size_divisor).save_pretrained(folder)
+    save_model(UniRainForImageDeraining(UniRainConfig.from_name("unirain-tiny")), folder)
     return folder
 
 
