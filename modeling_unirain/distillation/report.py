@@ -19,6 +19,7 @@ from modeling_unirain.distillation.structural import thumbnail_jpeg
 
 
 KEPT = "kept"
+RETRIEVAL = "retrieval"
 EXAMPLES_KEPT = 12
 EXAMPLES_PER_REASON = 6
 VALUES = 100_000
@@ -47,6 +48,7 @@ figcaption { font-size: 11px; color: var(--muted); max-width: 200px; overflow-wr
 .pictures img { height: 96px; display: block; border-radius: 3px; } figure.reference img { height: 72px; }
 .votes { font-size: 13px; margin: 0; padding: 0; list-style: none; overflow-wrap: anywhere; }
 .yes { color: var(--kept); } .no { color: var(--rejected); } .abstained { color: var(--muted); } b.vote { display: inline-block; min-width: 24px; }
+details { margin: 8px 0; } summary { cursor: pointer; font-weight: 600; margin-bottom: 8px; }
 svg text { font: 10px system-ui, sans-serif; fill: #5b6670; } .legend b { font-weight: 600; }
 @media (max-width: 820px) { .sides { grid-template-columns: 1fr; } }
 """
@@ -75,10 +77,10 @@ def write_report(
         _share_table(counts),
         "<h2>Why pairs were rejected</h2>",
         _reason_table(counts["reasons"]),
-        "<h2>Scores</h2><p class=legend><b class=yes>kept</b> beside <b class=no>rejected</b>, each as a share of its own."
-        "</p><div class=columns>",
+        "<h2>Scores</h2><p class=legend><b class=yes>kept</b> beside <b class=no>rejected</b>, each as a share of its own.</p>",
         *_histograms(verdicts, kept + rejected),
-        "</div><h2>Pictures</h2><div class=sides><div><h3 class=yes>Kept</h3>",
+        "<h2>Pictures</h2><p class=legend>Under a reference: its name, the distance of the captions, the cosine of the "
+        "features, SSIM.</p><div class=sides><div><h3 class=yes>Kept</h3>",
         *(_example(row, index) for row in examples.pop(KEPT, [])),
         "</div><div>",
     ]
@@ -131,29 +133,32 @@ def _settings_table(settings: dict[str, Any]) -> str:
 
 
 def _histograms(verdicts: ShardStore, total: int) -> Iterator[str]:
-    """One per score: of the retrieval's levels (mean over S(q)) and of every judge."""
+    """One per score: of the retrieval's levels (mean over S(q)), and of every judge, folded away."""
     stride = max(1, total // VALUES)
-    values: dict[str, dict[bool, list[float]]] = {}
+    values: dict[str, dict[str, dict[bool, list[float]]]] = {RETRIEVAL: {}}
     position = 0
     for shard in range(verdicts.num_shards):
         for row in verdicts.read(shard, ["kept", "references", "votes"]).to_pylist():
             if position % stride == 0:
-                for name, value in _scores(row):
-                    values.setdefault(name, {True: [], False: []})[row["kept"]].append(value)
+                for group, name, value in _scores(row):
+                    sides = values.setdefault(group, {}).setdefault(name, {True: [], False: []})
+                    sides[row["kept"]].append(value)
             position += 1
-    for name, sides in values.items():
-        yield _histogram(name, np.array(sides[True]), np.array(sides[False]))
+    for group, scores in values.items():
+        drawn = "".join(_histogram(name, np.array(s[True]), np.array(s[False])) for name, s in scores.items())
+        unfolded = " open" if group == RETRIEVAL else ""
+        yield f"<details{unfolded}><summary>{escape(group)}</summary><div class=columns>{drawn}</div></details>"
 
 
-def _scores(row: dict) -> Iterator[tuple[str, float]]:
+def _scores(row: dict) -> Iterator[tuple[str, str, float]]:
     references = row["references"]
     for level in ("semantic_distance", "feature_similarity", "structural_similarity"):
         if references:
-            yield level.replace("_", " "), float(np.mean([reference[level] for reference in references]))
+            yield RETRIEVAL, level.replace("_", " "), float(np.mean([reference[level] for reference in references]))
     for vote in row["votes"]:
         for score in vote["scores"]:
             if np.isfinite(score["value"]):
-                yield f"{vote['judge']}: {score['name']}", score["value"]
+                yield f"judge {vote['judge']}", score["name"].replace("_", " "), score["value"]
 
 
 def _histogram(name: str, kept: np.ndarray, rejected: np.ndarray) -> str:

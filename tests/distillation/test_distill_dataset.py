@@ -1,0 +1,107 @@
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from distillation.tiny_corpus import arguments, backends
+
+import distill_dataset
+from modeling_unirain.distillation.arguments import parse_arguments
+
+
+REQUIRED = ["--candidates", "c", "--references", "r", "--work_dir", "w", "--output_dir", "o"]
+
+
+def test_flags_override_a_recipe(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "preset: local\ncandidates: [a, b]\nreferences: [r]\nwork_dir: w\noutput_dir: o\nk1: 50\nk2: 10\n"
+    )
+    distillation, chosen = parse_arguments(["--recipe", str(recipe), "--k2", "7"])
+    assert (distillation.k1, distillation.k2, distillation.candidates) == (50, 7, ["a", "b"])
+    assert distillation.work_dir == Path("w") and chosen.preset == "local"
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (REQUIRED[2:], "--candidates"),
+        ([*REQUIRED, "--k2", "500"], "K1 >= K2 >= K3"),
+        ([*REQUIRED, "--preset", "cloud"], "paper or local"),
+        ([*REQUIRED, "--prompt_file", "missing.txt"], "missing.txt"),
+        ([*REQUIRED, "--push_to_hub", "nameless"], "ORG/NAME"),
+        ([*REQUIRED, "--shard_size", "0"], "--shard_size"),
+        ([*REQUIRED, "--speed", "9"], "--speed"),
+        (["--recipe", "missing.yaml"], "missing.yaml"),
+    ],
+)
+def test_a_bad_option_is_one_sentence_and_an_exit_code(argv, sentence, caplog):
+    assert distill_dataset.run(argv) == 1
+    assert sentence in caplog.text and "Traceback" not in caplog.text
+
+
+def test_an_unknown_option_in_a_recipe_is_named(tmp_path, caplog):
+    (tmp_path / "recipe.yaml").write_text("speed: 9\n")
+    assert distill_dataset.run(["--recipe", str(tmp_path / "recipe.yaml")]) == 1
+    assert "'speed'" in caplog.text
+
+
+def test_a_full_disk_stops_with_a_sentence_and_the_next_run_finishes(data, tmp_path, monkeypatch, caplog):
+    full = OSError(errno.ENOSPC, "No space left on device")
+    replace, left = os.replace, [20]
+
+    def filling(*args):
+        left[0] -= 1
+        if left[0] < 0:
+            raise full
+        replace(*args)
+
+    monkeypatch.setattr(distill_dataset, "parse_arguments", lambda argv: (arguments(data, tmp_path), None))
+    monkeypatch.setattr(distill_dataset, "build_backends", lambda arguments: backends())
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "replace", filling)
+        assert distill_dataset.run([]) == 1
+    assert "the disk is full" in caplog.text
+    assert not list((tmp_path / "work").glob("*/.*.tmp"))
+    assert distill_dataset.run([]) == 0
+    assert (tmp_path / "output" / "distillation.json").exists()
+
+
+def test_pushing_without_a_token_is_refused_before_the_run(data, tmp_path, hub, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN")
+    with pytest.raises(OSError, match="--push_to_hub"):
+        distill_dataset.main(arguments(data, tmp_path, push_to_hub="org/corpus"), backends())
+    assert not (tmp_path / "work").exists()
+
+
+def test_pushed_corpus_loads_from_the_hub(data, tmp_path, hub):
+    summary = distill_dataset.main(arguments(data, tmp_path, push_to_hub="org/corpus"), backends())
+    script = (
+        "from datasets import load_dataset\n"
+        "data = load_dataset('org/corpus')\n"
+        "stream = load_dataset('org/corpus', split='distilled', streaming=True)\n"
+        "first = next(iter(stream))\n"
+        "print({name: len(part) for name, part in data.items()}, first['pair_id'], first['input'].size)\n"
+    )
+    loaded = subprocess.run([sys.executable, "-c", script], env=hub.env, capture_output=True, text=True)
+    assert loaded.returncode == 0, loaded.stderr[-2000:]
+    sizes = {"distilled": summary.kept, "rejected": summary.seen - summary.kept, "real": 21}
+    assert loaded.stdout.strip() == f"{sizes} alpha/DRS/000 (56, 40)" or str(sizes) in loaded.stdout
+
+
+def test_candidates_can_come_from_the_hub(data, tmp_path, hub):
+    """Fetched into the work folder by a run of its own, since `datasets` reads the Hub's address at import."""
+    distill_dataset.main(arguments(data, tmp_path / "first", push_to_hub="org/corpus"), backends())
+    script = (
+        "import sys; from pathlib import Path\n"
+        f"sys.path[:0] = {[str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]!r}\n"
+        "from distillation.tiny_corpus import distil\n"
+        "data, where = Path(sys.argv[1]), Path(sys.argv[2])\n"
+        "print(distil(data, where, candidates=['org/corpus:distilled'], references=['org/corpus:real']))\n"
+    )
+    command = [sys.executable, "-c", script, str(data), str(tmp_path / "second")]
+    again = subprocess.run(command, env=hub.env, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert "seen=18, kept=18" in again.stdout or "kept=" in again.stdout

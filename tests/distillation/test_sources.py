@@ -1,0 +1,120 @@
+import io
+from collections import Counter
+
+import numpy as np
+import pytest
+from datasets import Dataset, Features, Image, load_from_disk
+from distillation.tiny_corpus import distil, rained, save, save_pair, scene
+
+from modeling_unirain.distillation.reading import read_bytes, read_pixels
+from modeling_unirain.distillation.shards import Process
+from modeling_unirain.distillation.sources import Fetcher, list_pairs, list_references
+
+
+def pairs(*candidates):
+    return [record for record, _ in list_pairs([str(candidate) for candidate in candidates], lambda source: None)]
+
+
+def references(*sources):
+    return [record for record, _ in list_references([str(source) for source in sources], lambda source: None)]
+
+
+def as_png(picture):
+    from PIL import Image as Pillow
+
+    buffer = io.BytesIO()
+    Pillow.fromarray(picture).save(buffer, "PNG")
+    return {"bytes": buffer.getvalue(), "path": None}
+
+
+def dataset(count=5):
+    """Pairs as a `datasets` object with a ClassLabel."""
+    from datasets import ClassLabel
+
+    rows = [{"input": as_png(rained(scene(i), i)), "target": as_png(scene(i)), "type": i % 2} for i in range(count)]
+    features = Features({"input": Image(), "target": Image(), "type": ClassLabel(names=["DRS", "snow"])})
+    return Dataset.from_list(rows, features=features)
+
+
+@pytest.mark.parametrize("start", [".", "DRS", "DRS/set"])
+def test_folders_are_found_from_any_level_with_their_type(tmp_path, start):
+    save_pair(tmp_path / "DRS" / "set", "001", seed=1)
+    (found,) = pairs(tmp_path / start)
+    assert (found.pair_id, found.source, found.rain_type, found.problem) == ("set/DRS/001", "set", "DRS", "")
+
+
+def test_any_type_name_below_the_root_is_a_type(tmp_path):
+    save_pair(tmp_path / "data" / "snow" / "set", "a", seed=1)
+    assert pairs(tmp_path / "data")[0].rain_type == "snow"
+
+
+def test_a_folder_of_pairs_without_a_type_has_none(tmp_path):
+    save_pair(tmp_path / "anything" / "set", "a", seed=1)
+    (found,) = pairs(tmp_path / "anything" / "set")
+    assert found.rain_type is None and found.pair_id == "set/untyped/a"
+
+
+def test_pair_ids_are_unique_across_equal_names_and_suffixes(tmp_path):
+    for root in ("one", "two"):
+        save_pair(tmp_path / root / "DRS" / "set", "001", seed=1)
+    save(tmp_path / "one" / "DRS" / "set" / "input" / "001.jpg", scene(2))
+    save_pair(tmp_path / "one" / "DRS" / "set", "sub/002", seed=3)
+    ids = [pair.pair_id for pair in pairs(tmp_path / "one", tmp_path / "two")]
+    assert max(Counter(ids).values()) == 1
+    assert set(ids) == {"set/DRS/001.jpg", "set/DRS/001.png", "set/DRS/sub/002", "set-2/DRS/001"}
+
+
+def test_listing_twice_gives_the_same_order(data):
+    assert pairs(data / "candidates") == pairs(data / "candidates")
+    assert references(data / "references") == references(data / "references")
+
+
+def test_pictures_of_parquet_come_with_their_bytes_and_type(tmp_path):
+    made = dataset()
+    made.to_parquet(str(tmp_path / "set.parquet"), batch_size=2)
+    found = pairs(tmp_path / "set.parquet")
+    assert [pair.rain_type for pair in found] == ["DRS", "snow", "DRS", "snow", "DRS"]
+    assert len({pair.pair_id for pair in found}) == 5 and all("set" in pair.pair_id for pair in found)
+    for i, pair in enumerate(found):
+        np.testing.assert_array_equal(read_pixels(pair.target), scene(i))
+        assert read_bytes(pair.input) == as_png(rained(scene(i), i))["bytes"]
+
+
+def test_folder_of_parquet_serves_as_references_too(tmp_path):
+    dataset(3).to_parquet(str(tmp_path / "deep" / "part.parquet"))
+    assert [reference.rain_type for reference in references(tmp_path)] == ["DRS", "snow", "DRS"]
+
+
+def test_what_save_to_disk_wrote_is_fetched_into_parquet_once(tmp_path):
+    dataset().save_to_disk(str(tmp_path / "saved"))
+    assert len(load_from_disk(str(tmp_path / "saved"))) == 5
+    fetch = Fetcher(tmp_path / "work", Process(), timeout=1)
+    for _ in range(2):
+        found = [record for record, _ in list_pairs([str(tmp_path / "saved")], fetch)]
+        assert [pair.rain_type for pair in found] == ["DRS", "snow", "DRS", "snow", "DRS"]
+    np.testing.assert_array_equal(read_pixels(found[3].target), scene(3))
+    assert len(list((tmp_path / "work").glob("fetch-*"))) == 1
+
+
+def test_a_distilled_corpus_can_be_distilled_again(data, tmp_path):
+    distil(data, tmp_path / "first")
+    kept = sorted((tmp_path / "first" / "output" / "data").glob("distilled-*.parquet"))
+    assert len(pairs(*kept)) > 10
+    summary = distil(data, tmp_path / "second", candidates=[str(path) for path in kept])
+    assert summary.kept == summary.seen == len(pairs(*kept))
+
+
+def test_parquet_without_the_columns_says_so(tmp_path):
+    Dataset.from_list([{"picture": 1}]).to_parquet(str(tmp_path / "odd.parquet"))
+    with pytest.raises(ValueError, match="no column 'input'"):
+        pairs(tmp_path / "odd.parquet")
+    with pytest.raises(ValueError, match="'image' or 'input'"):
+        references(tmp_path / "odd.parquet")
+
+
+def test_a_changed_file_changes_the_identity(tmp_path):
+    save_pair(tmp_path / "DRS" / "set", "001", seed=1)
+    ((_, before),) = list_pairs([str(tmp_path)], lambda source: None)
+    save_pair(tmp_path / "DRS" / "set", "001", seed=2)
+    ((_, after),) = list_pairs([str(tmp_path)], lambda source: None)
+    assert before != after
