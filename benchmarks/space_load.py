@@ -44,7 +44,7 @@ def running_space(checkpoint: str, folder: Path) -> Iterator[tuple[str, psutil.P
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT, cwd=folder)
     try:
-        for _ in range(600):
+        while True:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
                 break
             if process.poll() is not None:

@@ -85,7 +85,7 @@ def running(app: Path, checkpoint: Path, folder: Path, python_path: str):
         )
     address = f"http://127.0.0.1:{port}"
     try:
-        wait_for(lambda: process.poll() is not None or httpx.get(address).status_code == 200, 120)
+        wait_for(lambda: process.poll() is not None or httpx.get(address).status_code == 200, 240)
         assert process.poll() is None, (folder / "log").read_text()
         yield address
     finally:
