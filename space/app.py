@@ -135,9 +135,9 @@ class Demo:
         self.cancelled.discard(request.session_hash)
 
         def on_progress(done: int, total: int) -> None:
+            progress((done, total), desc=text, unit="tiles")
             if request.session_hash in self.cancelled:
                 raise Cancelled
-            progress((done, total), desc=text, unit="tiles")
 
         return on_progress
 
@@ -193,24 +193,24 @@ class Demo:
             message = f"{len(paths)} files are more than the {MAX_FILES} this page takes at a time."
             raise gr.Error(message, title="Too many files", print_exception=False)
         watch, rows, results = self.watch(request, progress, "Removing the rain"), [], []
-        archive = new_folder() / "derained.zip"
-        for number, path in enumerate(paths, 1):
-            progress((number - 1, len(paths)), desc=Path(path).name, unit="files")
+        for number, path in enumerate(paths):
+            progress((number, len(paths)), desc=Path(path).name, unit="files")
             try:
                 result = self.restore(path, watch)
             except Cancelled:
-                rows += [[Path(path).name, "cancelled"] for path in paths[number - 1 :]]
-                break
+                return  # what is done stays on the page
             except (ImageError, OSError) as error:
                 rows.append([Path(path).name, said_to_visitors(error, path)])
             else:
-                results.append(result.file)
+                results.append(str(result.file))
                 rows.append([Path(path).name, f"done in {result.seconds:.1f} s"])
-            yield rows, None
-        with zipfile.ZipFile(archive, "w") as bundle:  # pictures are compressed already
-            for name, file in zip(distinct_names(results), results, strict=True):
-                bundle.write(file, name)
-        yield rows, str(archive) if results else None
+            yield rows, results
+        if results:
+            archive = new_folder() / "derained.zip"
+            with zipfile.ZipFile(archive, "w") as bundle:  # pictures are compressed already
+                for name, file in zip(distinct_names(results), results, strict=True):
+                    bundle.write(file, name)
+            yield rows, [str(archive), *results]
 
     def chart(self, routes: list[list[float]]) -> str:
         config = self.derainer.model.config
@@ -235,10 +235,10 @@ def to_8_bit(image: np.ndarray) -> np.ndarray:
     return np.rint(image * 255).astype(np.uint8)
 
 
-def distinct_names(files: list[Path]) -> list[str]:
+def distinct_names(files: list[str]) -> list[str]:
     """File names for the archive; a name that comes again gets a number."""
     names: list[str] = []
-    for file in files:
+    for file in map(Path, files):
         name, number = file.name, 2
         while name in names:
             name, number = f"{file.stem}-{number}{file.suffix}", number + 1
@@ -357,9 +357,14 @@ def build_page(demo: Demo) -> gr.Blocks:
             report = gr.Dataframe(
                 headers=["File", "Result"], interactive=False, wrap=True, label="Progress", elem_id="report"
             )
-            archive = gr.File(label="All results", interactive=False, elem_id="archive")
-            run_several.click(demo.derain_several, several, [report, archive], **heavy)
-            stop_several.click(demo.cancel, queue=False, api_visibility="private")
+            results = gr.File(
+                label="Results; at the end also as one archive",
+                file_count="multiple",
+                interactive=False,
+                elem_id="results",
+            )
+            batch = run_several.click(demo.derain_several, several, [report, results], **heavy)
+            stop_several.click(demo.cancel, cancels=[batch], queue=False, api_visibility="private")
         gr.Markdown(LIMITS)
         # The endpoint for programs: one file in, one file out. Its components are not on the page.
         given, returned, call = (

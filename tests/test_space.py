@@ -17,6 +17,7 @@ import time
 import zipfile
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import numpy as np
@@ -421,7 +422,7 @@ def test_several_files_come_back_in_one_archive_and_a_bad_one_is_reported(page, 
     find(page, "#several input[type=file]").send_keys("\n".join(map(str, paths)))
     wait_for(lambda: "broken" in find(page, "#several").text)
     find(page, "#run-several").click()
-    link = wait_for(lambda: find(page, "#archive a")).get_attribute("href")
+    link = wait_for(lambda: find(page, "#results a[download='derained.zip']")).get_attribute("href")
     assert "broken.png is not a picture" in wait_for(lambda: find(page, "#report").text)
     with zipfile.ZipFile(io.BytesIO(httpx.get(link).content)) as archive:
         assert archive.namelist() == ["street-0-derained.jpg", "street-1-derained.jpg"]
@@ -442,6 +443,21 @@ def test_nothing_is_cut_off_on_a_narrow_screen(page):
             assert box["x"] >= 0 and box["x"] + box["width"] <= 360, selector
     finally:
         page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_cancel_stops_the_work_and_leaves_no_result(checkpoint, photograph, tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "cache"))
+    app = runpy.run_path(str(ROOT / "space" / "app.py"))
+    demo, visitor, seen = app["Demo"](str(checkpoint)), SimpleNamespace(session_hash="visitor"), []
+
+    def progress(step, **words):
+        seen.append(step)
+        demo.cancel(visitor)
+
+    with pytest.raises(app["Cancelled"]):
+        demo.restore(photograph, demo.watch(visitor, progress, "working"))
+    assert seen == [(1, 1)] and not list((tmp_path / "cache").rglob("*.png"))
+    assert demo.restore(photograph, demo.watch(visitor, lambda step, **words: None, "again")).file.is_file()
 
 
 # The Space as it is published
