@@ -23,7 +23,7 @@ def main() -> None:
     chosen = next(index for index, name in enumerate(names) if name.startswith(arguments.example))
     with tempfile.TemporaryDirectory() as folder, running_space(arguments.checkpoint, Path(folder)) as (address, _):
         options = webdriver.ChromeOptions()
-        for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1240,1180"):
+        for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1240,1330"):
             options.add_argument(argument)
         options.add_argument(f"--user-data-dir={folder}/profile")
         options.binary_location = shutil.which("chromium")
