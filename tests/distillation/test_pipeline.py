@@ -178,7 +178,7 @@ def test_another_captioner_recomputes_everything_that_follows(finished, data, tm
     assert {"index", "pair-retrieve", "pair-judge-bright", "verdict", "pair-caption", "reference-embed"} <= new
 
 
-@pytest.mark.parametrize("changes", [{"k1": 8}, {"k2": 4}, {"k3": 1}, {"min_votes": 1}, {"drop_duplicates": False}])
+@pytest.mark.parametrize("changes", [{"k1": 8, "k2": 4}, {"k3": 1}, {"drop_duplicates": False}])
 def test_a_changed_setting_gives_what_a_fresh_run_gives(finished, data, tmp_path, changes):
     (tmp_path / "reused").mkdir()
     (tmp_path / "fresh").mkdir()
