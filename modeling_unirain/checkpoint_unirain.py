@@ -40,15 +40,16 @@ class ResolvesCheckpointNames:
     `use_safetensors=False` asks for them.
     """
 
+    _checkpoint_file = "config.json"
+
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
         checkpoint = resolve_checkpoint(pretrained_model_name_or_path)
-        _check_name(checkpoint)
-        if _is_unreachable(checkpoint, kwargs):
-            raise OSError(
-                f"Checkpoint '{pretrained_model_name_or_path}' is neither a folder nor in the local cache, and "
-                f"{constants.ENDPOINT} cannot be reached: check the name and the network connection, or give a folder."
-            )
+        folder = Path(checkpoint, kwargs.get("subfolder") or "")
+        if not Path(checkpoint).is_dir():
+            _check_repository(checkpoint, cls._checkpoint_file, kwargs)
+        elif not (folder / cls._checkpoint_file).is_file():
+            raise OSError(f"The folder '{folder}' is no checkpoint: it has no {cls._checkpoint_file}.")
         if hasattr(cls, "base_model_prefix"):  # a PreTrainedModel, not a config or processor
             kwargs.setdefault("use_safetensors", True)
         if hasattr(cls, "get_config_dict"):  # a config, which a model's `from_pretrained` loads first
@@ -61,36 +62,26 @@ class ResolvesCheckpointNames:
         return super().from_pretrained(checkpoint, *args, **kwargs)
 
 
-def _check_name(checkpoint: str) -> None:
-    """A name is a folder or could be a repository on the Hub."""
-    if Path(checkpoint).is_dir():
-        if not (Path(checkpoint) / "config.json").is_file():
-            raise OSError(f"The folder '{checkpoint}' is no checkpoint: it has no config.json.")
-        return
+def _check_repository(name: str, file: str, options: dict) -> None:
+    """Raise if only the Hub could have this checkpoint and the Hub does not answer; without an answer, use the cache.
+
+    `from_pretrained` by itself retries each file of an unreachable Hub for 23 seconds.
+    """
     try:
-        validate_repo_id(checkpoint)
+        validate_repo_id(name)
     except ValueError as error:
         raise OSError(
-            f"There is no checkpoint '{checkpoint}': no such folder, nor can a repository be called so."
+            f"There is no checkpoint '{name}': no such folder, nor can a repository be called so."
         ) from error
-
-
-def _is_unreachable(checkpoint: str, options: dict) -> bool:
-    """Whether only the Hub could have this checkpoint, and the Hub does not answer.
-
-    `from_pretrained` by itself retries every file of an unreachable Hub for 23 seconds.
-    """
-    if Path(checkpoint).is_dir():
-        return False
-    cached = try_to_load_from_cache(
-        checkpoint, "config.json", cache_dir=options.get("cache_dir"), revision=options.get("revision")
-    )
-    if isinstance(cached, str):
-        return False
-    if constants.HF_HUB_OFFLINE or options.get("local_files_only"):
-        return True
-    try:
-        get_session().head(constants.ENDPOINT, timeout=CONNECT_TIMEOUT)
-    except Exception:  # of whichever HTTP library huggingface_hub uses: all mean that nobody answered
-        return True
-    return False
+    if not (constants.HF_HUB_OFFLINE or options.get("local_files_only")):
+        try:
+            get_session().head(constants.ENDPOINT, timeout=CONNECT_TIMEOUT)
+            return
+        except Exception:  # of whichever HTTP library huggingface_hub uses: all mean that nobody answered
+            options["local_files_only"] = True
+    cached = try_to_load_from_cache(name, file, cache_dir=options.get("cache_dir"), revision=options.get("revision"))
+    if not isinstance(cached, str):
+        raise OSError(
+            f"Checkpoint '{name}' is neither a folder nor in the local cache, and {constants.ENDPOINT} cannot be "
+            "reached: check the name and the network connection, or give a folder."
+        )

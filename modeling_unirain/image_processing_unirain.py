@@ -37,6 +37,7 @@ class UniRainImageProcessor(ResolvesCheckpointNames, PilBackend):
         size_divisor (`int`): See above.
     """
 
+    _checkpoint_file = "preprocessor_config.json"
     model_input_names = ["pixel_values"]
     valid_kwargs = UniRainImageProcessorKwargs
 
@@ -48,6 +49,14 @@ class UniRainImageProcessor(ResolvesCheckpointNames, PilBackend):
         super().__init__(**kwargs)
         if self.size_divisor < 1:
             raise ValueError(f"`size_divisor` must be a positive integer, got {self.size_divisor}.")
+
+    def _prepare_images_structure(self, images, expected_ndims: int = 3):
+        """A flat list; the library itself takes no image without a channel axis."""
+        images = self.fetch_images(images)
+        flat = images if isinstance(images, (list, tuple)) else [images]
+        if any(getattr(image, "ndim", None) == 2 for image in flat):
+            return list(flat)
+        return super()._prepare_images_structure(images, expected_ndims)
 
     def process_image(self, image, input_data_format=None, **kwargs) -> np.ndarray:
         """One image of any kind as (3, height, width) RGB, of the type it came in."""

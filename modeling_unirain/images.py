@@ -676,5 +676,7 @@ def _to_8_bit(values: np.ndarray) -> np.ndarray:
 
 def _luma(rgb: np.ndarray) -> np.ndarray:
     """(height, width, 3) to (height, width, 1), of the same type: BT.601, whose weights add up to one."""
-    luma = rgb @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
-    return np.rint(luma).astype(rgb.dtype)[..., None]
+    luma = np.empty((*rgb.shape[:2], 1), rgb.dtype)
+    for row, colours in zip(luma, rgb, strict=True):  # row by row: no copy of the image in floating point
+        row[:, 0] = np.rint(colours @ np.array([0.299, 0.587, 0.114], np.float32))
+    return luma

@@ -35,7 +35,14 @@ ROUTE_WINDOW = 256
 ROUTE_PIXELS = 1 << 20
 """How much of an image that does not fit into memory is looked at for its routes: 16 windows of 256 x 256 at most."""
 
-_OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory")
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "not enough memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "could not create a primitive",  # oneDNN's convolutions, without saying why
+    "could not create a memory object",
+)
 
 Progress = Callable[[int, int], None]
 
@@ -368,8 +375,12 @@ def _as_type(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 def _luma(rgb: np.ndarray) -> np.ndarray:
     """(height, width, 3) to (height, width), of the same type: BT.601."""
-    luma = rgb @ np.array([0.299, 0.587, 0.114], np.float32)
-    return luma if np.issubdtype(rgb.dtype, np.floating) else np.rint(luma).astype(rgb.dtype)
+    weights = np.array([0.299, 0.587, 0.114], np.float32)
+    luma = np.empty(rgb.shape[:2], rgb.dtype)
+    for row, colours in zip(luma, rgb, strict=True):  # row by row: no copy of the image in floating point
+        grey = colours @ weights
+        row[:] = grey if np.issubdtype(rgb.dtype, np.floating) else np.rint(grey)
+    return luma
 
 
 def _numpy(tensor: Tensor) -> np.ndarray:

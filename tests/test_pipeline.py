@@ -189,11 +189,10 @@ def test_tiled_result_is_within_50_db_of_the_whole(size):
     pipe = UniRainPipeline(model=UniRainForImageDeraining(config).eval(), image_processor=processor, device="cpu")
     side = 512 if size == "unirain-tiny" else 320
     image = photograph(side, side + 100)
-    (whole,), routes = pipe.restore([image])
-    (tiled,), shared = pipe.restore([image], tile=192)
+    (whole,), _ = pipe.restore([image])
+    (tiled,), _ = pipe.restore([image], tile=192)
     assert psnr(whole, image) < 45  # the network does something
     assert psnr(tiled, whole) >= 50
-    assert torch.equal(routes > 0, shared > 0)
 
 
 def test_all_tiles_share_the_routes_of_the_image(pipe, monkeypatch):
@@ -231,13 +230,13 @@ def test_tile_follows_from_the_budget_and_half_precision_takes_half(pipe):
     assert bytes_per_pixel(config, torch.bfloat16) * 2 == bytes_per_pixel(config, torch.float32)
     passes = []
     pipe.restore(
-        [noise(600, 600, 3)],
-        memory_budget=300 * 300 * bytes_per_pixel(config, torch.float32),
+        [noise(400, 400, 3)],
+        memory_budget=200 * 200 * bytes_per_pixel(config, torch.float32),
         on_progress=lambda *a: passes.append(a),
     )
     assert len(passes) > 4 and passes[-1] == (len(passes), len(passes))
     passes.clear()
-    pipe.restore([noise(600, 600, 3)], on_progress=lambda *a: passes.append(a))
+    pipe.restore([noise(400, 400, 3)], on_progress=lambda *a: passes.append(a))
     assert passes == [(1, 1)]
 
 
@@ -259,16 +258,16 @@ import resource, sys
 import numpy as np
 from modeling_unirain import load_derainer
 pipe = load_derainer(sys.argv[1], device="cpu").pipeline
-image = np.random.default_rng(0).integers(0, 256, (1400, 1500, 3), dtype=np.uint8)
+image = np.random.default_rng(0).integers(0, 256, (900, 1000, 3), dtype=np.uint8)
 pipe(image[:160, :160])  # what is allocated once is
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (200 << 20),) * 2)
-result = pipe(image, tile=2048)
+result = pipe(image, tile=1024)
 assert result.shape == image.shape and result.any()
 """
     result = run_limited(script, tiny_checkpoint)
     assert result.returncode == 0, result.stderr
-    assert "Out of memory with tiles of 2048 x 2048 pixels" in result.stderr
+    assert "Out of memory with tiles of 1024 x 1024 pixels" in result.stderr
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads the peak memory from /proc")
@@ -280,7 +279,7 @@ from modeling_unirain import load_derainer
 def memory(field):
     return int(re.search(field + r":\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024
 pipe = load_derainer(sys.argv[1], device="cpu").pipeline
-for height, width in ((200, 300), (600, 800), (1500, 2200)):
+for height, width in ((200, 300), (300, 500), (1100, 1500)):
     image = np.full((height, width, 3), 99, np.uint8)
     open("/proc/self/clear_refs", "w").write("5")
     before = memory("VmRSS")
@@ -290,7 +289,7 @@ for height, width in ((200, 300), (600, 800), (1500, 2200)):
     result = run_limited(script, tiny_checkpoint)
     assert result.returncode == 0, result.stderr
     _, medium, large = map(float, result.stdout.split())
-    assert large < medium + 25  # megabytes; the image in float32 would be 40 more, its features hundreds
+    assert large < medium + 15  # megabytes; the image in float32 would be 19 more, its features a thousand
 
 
 # Code that travels
