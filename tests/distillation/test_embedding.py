@@ -1,0 +1,96 @@
+"""CLIP's two sides on a tiny random checkpoint, MiniLM as packaged, and the rain features."""
+
+import numpy as np
+import pytest
+from distillation.test_captioning import scene, with_drops, with_streaks
+from distillation.tiny_checkpoints import tiny_clip
+from PIL import Image
+from transformers import CLIPModel, CLIPProcessor
+
+from modeling_unirain.configuration_unirain import UniRainConfig
+from modeling_unirain.distillation.embedding import (
+    ClipImageEmbedder,
+    ClipTextEmbedder,
+    MiniLmTextEmbedder,
+    RainFeatureEmbedder,
+)
+from modeling_unirain.modeling_unirain import UniRainForImageDeraining
+
+
+def cosine(a, b):
+    return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    return str(tiny_clip(tmp_path_factory.mktemp("models") / "clip"))
+
+
+def test_clip_text_is_what_transformers_computes_alone_or_in_a_batch(clip):
+    texts = ["rain at night", "a rainy photograph taken in daylight with streaks", "drops"]
+    embedder = ClipTextEmbedder(clip, "cpu")
+    embedder.check()
+    rows = embedder.embed_texts(texts)
+    assert rows.dtype == np.float32 and rows.shape == (3, 24)
+    model, processor = CLIPModel.from_pretrained(clip), CLIPProcessor.from_pretrained(clip)
+    for text, row in zip(texts, rows, strict=True):
+        inputs = processor(text=[text], return_tensors="pt")
+        expected = model.text_projection(model.text_model(**inputs).pooler_output)[0]
+        np.testing.assert_allclose(row, expected.detach().numpy(), atol=1e-5)
+
+
+def test_clip_images_of_different_sizes_keep_their_order(clip):
+    images = [scene(60 * k, seed=k, size=(40 + 16 * k, 80)).astype(np.uint8) for k in range(3)]
+    rows = ClipImageEmbedder(clip, "cpu").embed_images(images)
+    assert rows.dtype == np.float32 and rows.shape == (3, 24)
+    model, processor = CLIPModel.from_pretrained(clip), CLIPProcessor.from_pretrained(clip)
+    for image, row in zip(images, rows, strict=True):
+        pixels = processor(images=Image.fromarray(image), return_tensors="pt")["pixel_values"]
+        expected = model.visual_projection(model.vision_model(pixels).pooler_output)[0]
+        np.testing.assert_allclose(row, expected.detach().numpy(), atol=1e-5)
+
+
+def test_minilm_puts_like_sentences_together():
+    embedder = MiniLmTextEmbedder()
+    embedder.check()
+    night, dark, drops = embedder.embed_texts(
+        [
+            "A rainy photograph taken at night with heavy, dense rain streaks.",
+            "A rainy photograph taken at night with moderate rain streaks.",
+            "A rainy photograph taken in daylight with many raindrops on the lens.",
+        ]
+    )
+    assert night.shape == (384,) and abs(np.linalg.norm(night) - 1) < 1e-5
+    assert cosine(night, dark) > cosine(night, drops)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "unirain"
+    UniRainForImageDeraining(UniRainConfig.from_name("unirain-tiny")).save_pretrained(folder)
+    return str(folder)
+
+
+def test_rain_features_hold_what_the_encoder_sees_and_what_was_measured(checkpoint):
+    images = [scene(90, seed=k, size=(101 + 30 * k, 120)).astype(np.uint8) for k in range(2)]
+    with_encoder, measured = RainFeatureEmbedder(checkpoint), RainFeatureEmbedder("no-such-folder")
+    rows = with_encoder.embed_images(images)
+    width = len(RainFeatureEmbedder.SCALES)
+    size = UniRainForImageDeraining.from_pretrained(checkpoint).config.feature_size
+    assert rows.shape == (2, width + size)
+    np.testing.assert_allclose(rows[:, :width], measured.embed_images(images), atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(rows[:, width:], axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(rows[1], with_encoder.embed_images(images[1:])[0], atol=1e-6)
+    assert with_encoder.fingerprint != measured.fingerprint
+
+
+def test_measured_features_bring_like_rain_together():
+    embedder = RainFeatureEmbedder("no-such-folder")
+    streaks, others, drops = embedder.embed_images(
+        [
+            with_streaks(scene(90, seed=3), 10).astype(np.uint8),
+            with_streaks(scene(100, seed=4), 15, seed=9).astype(np.uint8),
+            with_drops(scene(95, seed=5)).astype(np.uint8),
+        ]
+    )
+    assert cosine(streaks, others) > cosine(streaks, drops)

@@ -1,0 +1,203 @@
+"""The three local judges on pairs drawn for the purpose: sound ones pass, and each planted defect is seen by two judges."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageFilter
+
+from modeling_unirain.distillation.local_judges import (
+    MIN_SIDE,
+    PairIntegrityJudge,
+    RainLayerJudge,
+    ReferenceDistanceJudge,
+    border_agreement,
+    texture_gain,
+)
+from modeling_unirain.distillation.measurements import (
+    blockiness,
+    box_blur,
+    displacement,
+    line_filter,
+    orientation,
+    power_spectrum,
+)
+from modeling_unirain.distillation.protocols import JudgeCase, RetrievedReference, Triplet
+from modeling_unirain.distillation.voting import majority
+from modeling_unirain.rain import render_rain
+
+
+NOTHING = np.zeros(1, np.float32)
+
+
+def photograph(seed, side=256):
+    """Coloured patches and a fractal texture: the spectrum of a photograph without being one."""
+    rng = np.random.default_rng(seed)
+    frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.fftfreq(side)[None]) + 1 / side
+    planes = [np.fft.ifft2(np.fft.fft2(rng.standard_normal((side, side))) / frequency**1.1).real for _ in range(2)]
+    grey, tint = (plane / plane.std() for plane in planes)
+    image = 120 + 34 * grey[..., None] + 5 * tint[..., None] * np.array([1, 0, -1])
+    for _ in range(12):
+        y, x, height, width = rng.integers(0, side - 40, 2).tolist() + rng.integers(16, 90, 2).tolist()
+        image[y : y + height, x : x + width] += rng.uniform(-35, 35) + rng.uniform(-6, 6, 3)
+    return np.clip(image, 0, 255).astype(np.uint8)
+
+
+def to_uint8(image):
+    return np.clip(np.rint(image), 0, 255).astype(np.uint8)
+
+
+def rendered(seed, rain_type="DRS"):
+    pair = render_rain(photograph(seed), rain_type, seed, severity=0.45)
+    return to_uint8(pair.rainy * 255), to_uint8(pair.clean * 255)
+
+
+def triplet(name, image):
+    return Triplet(name, image, "", NOTHING, NOTHING)
+
+
+@pytest.fixture(scope="module")
+def judges():
+    references = [
+        triplet(f"r{seed}", rendered(seed, rain_type)[0]) for seed in range(50, 56) for rain_type in ("DRS", "DRD")
+    ]
+    statistics = ReferenceDistanceJudge().fit(iter(references))
+    judges = [ReferenceDistanceJudge(), RainLayerJudge(), PairIntegrityJudge()]
+    judges[0].load_statistics(statistics)
+    retrieved = tuple(RetrievedReference(reference, 0.0, 1.0, 1.0) for reference in references)
+
+    def decide(rainy, target):
+        case = JudgeCase("pair", triplet("pair", rainy), target, retrieved)
+        return [judge.judge([case])[0] for judge in judges]
+
+    return decide
+
+
+def kept(votes):
+    return majority([vote.decision for vote in votes], 2)
+
+
+def share_kept(judges, make, seeds=range(6)):
+    return np.mean([kept(judges(*make(seed))) for seed in seeds])
+
+
+@pytest.mark.parametrize("rain_type", ["DRS", "DRD"])
+def test_sound_pairs_are_kept(judges, rain_type):
+    assert share_kept(judges, lambda seed: rendered(seed, rain_type)) >= 5 / 6
+
+
+def jpeg(image, quality):
+    data = io.BytesIO()
+    Image.fromarray(image).save(data, "JPEG", quality=quality)
+    return np.asarray(Image.open(data))
+
+
+DEFECTS = {
+    "shifted": lambda rainy, target: (rainy[4:, 3:], target[:-4, :-3]),
+    "blurred": lambda rainy, target: (rainy, np.asarray(Image.fromarray(target).filter(ImageFilter.GaussianBlur(2)))),
+    "rain left": lambda rainy, target: (rainy, to_uint8(target + 0.6 * (rainy.astype(float) - target))),
+    "other scene": lambda rainy, target: (rainy, photograph(999)),
+    "too dark": lambda rainy, target: (rainy, to_uint8(target * 0.5)),
+    "too bright": lambda rainy, target: (rainy, to_uint8(target * 1.8)),
+    "crushed": lambda rainy, target: (jpeg(rainy, 5), jpeg(target, 5)),
+    "red rain": lambda rainy, target: (
+        to_uint8(target + np.abs(rainy.astype(float) - target).max(2, keepdims=True) * [0.9, -0.9, -0.9]),
+        target,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("defect", DEFECTS)
+def test_planted_defects_are_rejected_and_the_reason_is_a_sentence(judges, defect):
+    cases = [[np.ascontiguousarray(image) for image in DEFECTS[defect](*rendered(seed))] for seed in range(6)]
+    allowed = 2 if defect == "rain left" else 1  # faint rain left over texture is the hardest to see
+    assert sum(kept(judges(*case)) for case in cases) <= allowed
+    objections = [vote for vote in judges(*cases[0]) if vote.decision is False]
+    assert objections and all(vote.reason and "limits" not in vote.reason for vote in objections)
+
+
+def test_a_vote_depends_on_its_case_alone_and_is_repeatable(judges):
+    rainy, target = rendered(1)
+    first = judges(rainy, target)
+    judges(*rendered(2, "DRD"))
+    assert judges(rainy, target) == first
+    assert all(np.isfinite(list(vote.scores.values())).all() for vote in first)
+
+
+@pytest.mark.parametrize("fill", [0, 255])
+def test_flat_pictures_are_measured_without_failing(judges, fill):
+    flat = np.full((128, 160, 3), fill, np.uint8)
+    votes = judges(flat, flat)
+    assert not kept(votes)
+    assert all(np.isfinite(list(vote.scores.values())).all() for vote in votes)
+
+
+def test_pictures_too_small_to_measure_get_abstentions(judges):
+    rainy, target = (image[: MIN_SIDE - 1] for image in rendered(1))
+    assert [vote.decision for vote in judges(rainy, target)] == [None, None, None]
+
+
+def test_a_changed_limit_changes_the_fingerprint(monkeypatch):
+    judge = RainLayerJudge()
+    before = judge.fingerprint
+    limit = judge.limits["psnr"]
+    changed = {**judge.limits, "psnr": type(limit)(limit.low - 1, limit.high, limit.meaning)}
+    monkeypatch.setattr(RainLayerJudge, "limits", changed)
+    assert RainLayerJudge().fingerprint != before
+
+
+# What they are made of
+
+
+def test_box_blur_is_the_mean_of_the_window():
+    image = torch.rand(3, 40, 33) * 255
+    padded = torch.nn.functional.pad(image[None], (3, 3, 3, 3), mode="reflect")[0]
+    expected = padded.unfold(1, 7, 1).unfold(2, 7, 1).mean((-1, -2))
+    torch.testing.assert_close(box_blur(image, 7), expected, atol=1e-3, rtol=1e-5)
+
+
+def test_white_noise_has_its_variance_in_every_band():
+    noise = torch.randn(256, 256, generator=torch.Generator().manual_seed(0)) * 3
+    for power in power_spectrum(noise):
+        assert power == pytest.approx(9, rel=0.15)
+
+
+def test_displacement_finds_whole_and_half_pixels():
+    fine = torch.from_numpy(photograph(3, 512).mean(2)).float()
+    fine = fine - box_blur(fine, 15)
+    assert displacement(fine[8:, 6:], fine[:-8, :-6])[0] == pytest.approx(10, abs=0.1)
+    halves = [box_blur(fine, 3)[start::2, ::2] for start in (0, 1)]
+    assert displacement(*halves)[0] == pytest.approx(0.5, abs=0.2)
+
+
+@pytest.mark.parametrize("degrees", [20, 90, 135])
+def test_orientation_and_line_filter_agree_on_drawn_lines(degrees):
+    rows, columns = torch.meshgrid(torch.arange(200.0), torch.arange(200.0), indexing="ij")
+    angle = np.radians(degrees)
+    lines = torch.sin((-np.sin(angle) * columns + np.cos(angle) * rows) * 0.9) * 50
+    found, coherence = orientation(lines)
+    assert coherence > 0.9
+    assert abs(np.sin(found - angle)) < 0.05
+    assert line_filter(lines, found).norm() > 3 * line_filter(lines, found + np.pi / 2).norm()
+
+
+def test_blockiness_finds_jpeg_blocks_in_any_phase():
+    image = photograph(4)
+    clean, crushed = (torch.from_numpy(one.mean(2)).float() for one in (image, jpeg(image, 8)))
+    assert blockiness(crushed) > 1 > 0.3 > blockiness(clean)
+    assert blockiness(crushed[3:, 5:]) > 1
+
+
+def test_texture_gain_is_the_factor_between_textures():
+    fine = torch.randn(256, 256, generator=torch.Generator().manual_seed(0)) * 20
+    assert texture_gain(0.7 * fine, fine) == pytest.approx(0.7, abs=0.02)
+
+
+def test_outlines_of_rain_show_in_a_target_only_when_rain_is_left():
+    scene = box_blur(torch.randn(256, 256, generator=torch.Generator().manual_seed(0)) * 60, 3) + 100
+    rain = torch.zeros(256, 256)
+    rain[20:230, 30::23] = 60
+    rain[20:230, 31::23] = 60
+    assert abs(border_agreement(rain, scene)) < 0.05
+    assert border_agreement(0.4 * rain, scene + 0.6 * rain) > 0.2
