@@ -15,6 +15,7 @@ from PIL import Image
 from modeling_unirain.rain.filters import gaussian_blur, luminance, resize, smooth_noise
 from modeling_unirain.rain.night import LAMP_COLOURS
 from modeling_unirain.rain.parameters import Drops
+from modeling_unirain.rain.streaks import CHUNK
 
 
 REFRACTIVE_INDEX = 1.33
@@ -61,6 +62,8 @@ def _surface(drops: Drops, height: int, width: int, scale: float, rng: np.random
     distance = 0.8 * (r[joined] + r[partner])
     x[joined], y[joined] = x[partner] + distance * np.cos(offset), y[partner] + distance * np.sin(offset)
     x, y, r = _with_trails(x, y, r, drops.trails, rng)
+    downwards = np.argsort(y, kind="stable")  # so that a chunk of drops touches a band of rows
+    x, y, r = x[downwards], y[downwards], r[downwards]
     return _merge(x, y, r, drops, height, width, rng)
 
 
@@ -92,8 +95,11 @@ def _merge(
     strength = drops.irregularity * rng.standard_normal((len(x), 3)) / waves
     phase = rng.uniform(0, 2 * np.pi, (len(x), 3))
     steepness = rng.uniform(0.6, 1.2, len(x))  # drops of one rain differ in contact angle
-    total = np.zeros((4, height * width))
-    for chunk in np.array_split(np.arange(len(x)), max(1, int(size.sum()) // 1_000_000)):
+    total = np.zeros((4, height, width), np.float32)
+    for chunk in np.array_split(np.arange(len(x)), max(1, int(size.sum()) // CHUNK)):
+        first, last = int(top[chunk].min()), int(bottom[chunk].max())
+        if last <= first:
+            continue
         owner = np.repeat(chunk, size[chunk])
         order = np.arange(len(owner)) - np.repeat(np.cumsum(size[chunk]) - size[chunk], size[chunk])
         px = left[owner] + order % columns[owner]
@@ -106,15 +112,15 @@ def _merge(
             shape = np.maximum(shape + 0.4 * drops.irregularity * v / np.sqrt(u * u + v * v + 1e-6), 0.3)
             u, v = u / shape, v / shape
         falloff = np.maximum(0, 1 - (u * u + v * v) / REACH**2) ** 2
-        index = (py * width + px).astype(np.int64)
+        index = ((py - first) * width + px).astype(np.int64)
         sums = (falloff, falloff * u, falloff * v, falloff * steepness[owner])
         for plane, weight in zip(total, sums, strict=True):
-            plane += np.bincount(index, weight, minlength=height * width)
-    field = total[0]
-    total[1:] /= np.maximum(field, 1e-6)
+            plane[first:last] += np.bincount(index, weight, minlength=(last - first) * width).reshape(-1, width)
+    total[1:] /= np.maximum(total[0], 1e-6)
     # about one pixel of soft outline: the falloff's slope there is about 1.4 / radius
-    total[0] = np.clip((field - OUTLINE) / max(0.04, 1.4 / (drops.radius + 1)) + 0.5, 0, 1)
-    return total.reshape(4, height, width).astype(np.float32)
+    softness = max(0.04, 1.4 / (float(np.median(r)) + 1))
+    total[0] = np.clip((total[0] - OUTLINE) / softness + 0.5, 0, 1)
+    return total
 
 
 def _seen_scene(scene: np.ndarray, drops: Drops, night: bool, scale: float, rng: np.random.Generator) -> np.ndarray:
