@@ -89,7 +89,7 @@ def build_candidates(corpus: Path, folder: Path, pairs: int) -> None:
         for number, (name, rain_type, rainy, target) in enumerate(tqdm(spoilt, desc=f"{split}: planted")):
             kind = KINDS[split][number % len(KINDS[split])]
             rng = np.random.default_rng(zlib.crc32(f"{kind} {name}".encode()))
-            if kind == "duplicate":
+            if kind == "twice_saved":
                 name, rain_type, rainy, target = sound[number % len(sound)]
             others = [entry for entry in spoilt if _set_of(entry[0]) == _set_of(name) and entry[0] != name]
             more = (others[int(rng.integers(len(others)))][3],) if kind == "swapped_target" else ()

@@ -110,8 +110,8 @@ def colour_cast(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generator)
     return rainy, _to_uint8(target * np.float32([ratio, 1, 1 / ratio]))
 
 
-def duplicate(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> Pair:
-    """The pair once more, saved again as a good JPEG: its copy elsewhere in the corpus is sound."""
+def twice_saved(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> Pair:
+    """A sound pair once more, saved again as a good JPEG; the copy that comes first by name is the one to keep."""
     return _jpeg(rainy, 92), _jpeg(target, 92)
 
 
@@ -134,7 +134,7 @@ HELD_OUT: dict[str, Callable] = {
         impossible_rain,
         rotated_target,
         colour_cast,
-        duplicate,
+        twice_saved,
     )
 }
 

@@ -6,6 +6,7 @@ looked for. One pair costs some tens of milliseconds on one CPU thread.
 """
 
 import math
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -95,11 +96,9 @@ def line_filter(image: Tensor, angle: float) -> Tensor:
 
 def power_spectrum(image: Tensor) -> list[float]:
     """Mean power in the `SPECTRAL_BANDS`, windowed; white noise of variance v gives v in each."""
-    window = _window(image)
+    window, bands = _window(image.shape), _bands(image.shape)
     power = torch.fft.rfft2((image - image.mean()) * window).abs().square() / window.square().sum()
-    height, width = image.shape
-    radius = torch.hypot(torch.fft.fftfreq(height)[:, None], torch.fft.rfftfreq(width)[None])
-    return [float(power[(radius >= low) & (radius < high)].mean()) for low, high in SPECTRAL_BANDS]
+    return [float(power[band].mean()) for band in bands]
 
 
 def spectral_slopes(image: Tensor) -> tuple[float, float, float]:
@@ -118,7 +117,7 @@ def blockiness(image: Tensor) -> float:
 
 def displacement(a: Tensor, b: Tensor) -> tuple[float, float]:
     """Distance in pixels (to a fraction) by which `b` must move to fit `a` best, and their correlation there."""
-    window = _window(a)
+    window = _window(a.shape)
     a, b = a * window, b * window
     surface = torch.fft.irfft2(torch.fft.rfft2(a) * torch.fft.rfft2(b).conj(), s=a.shape)
     surface = surface / (a.norm() * b.norm() + 1e-3)
@@ -139,9 +138,17 @@ def displacement(a: Tensor, b: Tensor) -> tuple[float, float]:
     return math.hypot(dx, dy), float(peak)
 
 
-def _window(image: Tensor) -> Tensor:
-    height, width = image.shape
+@lru_cache(maxsize=32)
+def _window(shape: torch.Size) -> Tensor:
+    height, width = shape
     return torch.hann_window(height, periodic=False)[:, None] * torch.hann_window(width, periodic=False)[None]
+
+
+@lru_cache(maxsize=32)
+def _bands(shape: torch.Size) -> list[Tensor]:
+    """Which coefficients of a real Fourier transform belong to each of the `SPECTRAL_BANDS`."""
+    radius = torch.hypot(torch.fft.fftfreq(shape[0])[:, None], torch.fft.rfftfreq(shape[1])[None])
+    return [(radius >= low) & (radius < high) for low, high in SPECTRAL_BANDS]
 
 
 def _column_blockiness(image: Tensor) -> float:
