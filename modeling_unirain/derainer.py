@@ -108,9 +108,10 @@ def load_derainer(
     """
     device = _device(device)
     if isinstance(dtype, str):
-        if not isinstance(getattr(torch, dtype, None), torch.dtype):
+        found = getattr(torch, dtype, None)
+        if not isinstance(found, torch.dtype) or not found.is_floating_point:
             raise ValueError(f"There is no dtype '{dtype}': float32, bfloat16 and float16 make sense.")
-        dtype = getattr(torch, dtype)
+        dtype = found
     model = _load_model(name, dtype or torch.float32)
     processor = UniRainImageProcessor(size_divisor=model.config.size_divisor)
     model = model.eval().to(device, memory_format=torch.channels_last)

@@ -1,12 +1,15 @@
 """The command line on real folders: what it writes, what it leaves alone, what it says."""
 
+import fcntl
 import json
 import os
 import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -26,7 +29,7 @@ def unirain(tiny_checkpoint):
 
     def run(*arguments, checkpoint=tiny_checkpoint, code=0):
         options = [] if checkpoint is None else ["--checkpoint", str(checkpoint), "--device", "cpu"]
-        result = CliRunner().invoke(cli.app, ["derain", *map(str, arguments), *options])
+        result = CliRunner().invoke(cli.app, ["derain", *options, *map(str, arguments)])
         assert result.exit_code == code, result.output
         assert "Traceback" not in result.output
         return result.output
@@ -85,7 +88,7 @@ def test_globs_files_and_folders_together(unirain, tmp_path):
     picture(tmp_path / "c.png")
     unirain(tmp_path / "in" / "a*.png", tmp_path / "c.png", tmp_path / "in" / "sub", "-o", tmp_path / "out")
     assert tree(tmp_path / "out") == {"a1.png", "a2.png", "b.png", "c.png", cli.RUN_RECORD}
-    unirain(tmp_path / "**" / "b.png", "-o", tmp_path / "all")
+    unirain(tmp_path / "in" / "**" / "b.png", "-o", tmp_path / "all")
     assert tree(tmp_path / "all") == {"b.png", cli.RUN_RECORD}
 
 
@@ -129,6 +132,7 @@ def test_progress_shows_throughput_and_time_left(tiny_checkpoint, tmp_path):
     for number in range(3):
         picture(tmp_path / "in" / f"{number}.png", 200, 300)
     pseudo_terminal, handle = os.openpty()
+    fcntl.ioctl(handle, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
     command = [
         sys.executable,
         "-m",
