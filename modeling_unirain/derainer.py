@@ -99,8 +99,9 @@ def load_derainer(
     Args:
         name (`str` or `Path`): `"unirain"` (comes with the package), a folder, or a repository on the Hub.
         device (`str`, *optional*): `"cpu"`, `"cuda"`, `"mps"`, ...; the fastest that works by default.
-        dtype (`str` or `torch.dtype`, *optional*): float32 by default, on every device: half precision is faster, but
-            the image itself passes through the network, and bfloat16 keeps only 8 bits of it.
+        dtype (`str` or `torch.dtype`, *optional*): float32 by default, on every device: the image itself passes
+            through the network, and bfloat16 keeps only 8 bits of it (56.9 dB from float32 on an example photograph, in
+            half the time on a CPU with avx512_bf16).
 
     Raises:
         OSError: No such checkpoint, or the Hub cannot be reached.
