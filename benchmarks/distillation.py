@@ -91,7 +91,7 @@ def build_candidates(corpus: Path, folder: Path, pairs: int) -> None:
             rng = np.random.default_rng(zlib.crc32(f"{kind} {name}".encode()))
             if kind == "twice_saved":
                 name, rain_type, rainy, target = sound[number % len(sound)]
-            others = [entry for entry in spoilt if _set_of(entry[0]) == _set_of(name) and entry[0] != name]
+            others = [entry for entry in pool if _set_of(entry[0]) == _set_of(name) and entry[0] != name] or sound
             more = (others[int(rng.integers(len(others)))][3],) if kind == "swapped_target" else ()
             _save(folder, rain_type, f"{split}_{kind}", name, *functions[kind](rainy, target, rng, *more))
     for name, rain_type, rainy, target in tqdm(_stored_pairs(corpus, APART, None), desc="apart"):
