@@ -4,10 +4,10 @@ The paper asks three vision language models; these are ours, for machines withou
 since two votes of three decide, their sides overlap: a blurred target is unlike a photograph to the first, leaves scene detail in the
 rain layer of the second, and has lost the input's sharpness to the third. No judge can veto.
 
-A judge measures named scores and holds a `Limit` for some of them; its vote is yes when each of these lies within. The limits were set
-on sound pairs alone (the tuning half of `benchmarks/distillation.py`: three synthetic sets and rendered rain of all four types), just
-outside what all but the strangest of them show; where that left a choice, the tuning half's defects decided. All scores are kept with the
-vote, so that a limit can be changed without measuring again.
+A judge measures named scores and holds a `Limit` for some of them; its vote is yes when each of these lies within. The limits lie at the
+0.5 and 99.5 % quantiles of 281 sound pairs, rounded outwards: the tuning half of `benchmarks/distillation.py`, three synthetic sets and
+rendered rain of all four types. Where a defect shows only beyond (detail, alignment, total amount) they lie further out, for rain and
+cameras not among these. All scores are kept with the vote, so that a limit can be changed without measuring again.
 """
 
 import math
@@ -94,20 +94,20 @@ class ReferenceDistanceJudge(MeasuringJudge):
     name = "reference-distance"
     PHOTOGRAPHIC = ("low_slope", "middle_slope", "high_slope", "blockiness")
     limits = {
-        "query_low_slope": Limit(-2.0, ANY, "the rainy image lacks fine detail"),
-        "query_middle_slope": Limit(-1.9, ANY, "the rainy image lacks fine detail"),
+        "query_low_slope": Limit(-1.8, ANY, "the rainy image lacks fine detail"),
+        "query_middle_slope": Limit(-1.7, ANY, "the rainy image lacks fine detail"),
         "query_high_slope": Limit(-3.0, ANY, "the rainy image lacks the finest detail"),
         "query_blockiness": Limit(-ANY, 1.5, "the rainy image shows compression blocks"),
-        "query_fine_colour": Limit(-ANY, 8.0, "the rainy image's detail is too colourful"),
+        "query_fine_colour": Limit(-ANY, 7.5, "the rainy image's detail is too colourful"),
         "target_low_slope": Limit(-2.0, ANY, "the target lacks fine detail"),
         "target_middle_slope": Limit(-1.9, ANY, "the target lacks fine detail"),
         "target_high_slope": Limit(-3.0, ANY, "the target lacks the finest detail"),
         "target_blockiness": Limit(-ANY, 1.8, "the target shows compression blocks"),
-        "scene_change": Limit(0.0, 0.8, "the target is no nearer to the rainy image than other scenes are"),
-        "change_brightness": Limit(-0.2, 2.1, "the target's brightness differs by more than rain explains"),
-        "change_red_green": Limit(-4.0, 1.5, "the target's colours differ by more than rain explains"),
-        "change_yellow_blue": Limit(-2.4, 0.8, "the target's colours differ by more than rain explains"),
-        "change_fine_colour": Limit(-ANY, 1.5, "the rain brings colour of its own"),
+        "scene_change": Limit(0.0, 0.7, "the target is no nearer to the rainy image than other scenes are"),
+        "change_brightness": Limit(-0.8, 1.75, "the target's brightness differs by more than rain explains"),
+        "change_red_green": Limit(-4.8, 1.0, "the target's colours differ by more than rain explains"),
+        "change_yellow_blue": Limit(-2.3, 0.65, "the target's colours differ by more than rain explains"),
+        "change_fine_colour": Limit(-ANY, 1.0, "the rain brings colour of its own"),
     }  # fmt: skip
 
     def __init__(self) -> None:
@@ -173,16 +173,16 @@ class RainLayerJudge(MeasuringJudge):
     limits = {
         "psnr": Limit(9.0, 45.0, "next to nothing, or nearly everything, was removed"),
         "scene_match": Limit(0.35, ANY, "the scene's detail is not that of the rainy image"),
-        "texture_gain": Limit(0.5, 1.12, "the scene's detail is much weaker or stronger in the target"),
+        "texture_gain": Limit(0.52, 1.1, "the scene's detail is much weaker or stronger in the target"),
         "scene_in_layer": Limit(-ANY, 0.15, "the scene's detail shows in the rain layer"),
-        "border_agreement": Limit(-1.0, 0.05, "the target shows the rain's outlines"),
-        "colour": Limit(0.0, 0.8, "the rain layer is colourful"),
-        "saturation": Limit(-ANY, 0.4, "the rain saturates what it covers"),
+        "border_agreement": Limit(-1.0, 0.03, "the target shows the rain's outlines"),
+        "colour": Limit(0.0, 0.77, "the rain layer is colourful"),
+        "saturation": Limit(-ANY, 0.3, "the rain saturates what it covers"),
         "added_light": Limit(0.5, 1.0, "the rain darkens what is dark already"),
-        "coverage": Limit(0.0, 0.95, "the layer covers the whole picture"),
+        "coverage": Limit(0.0, 0.85, "the layer covers the whole picture"),
         "explained_by_scene": Limit(-0.98, 0.85, "the layer is a multiple of the scene"),
-        "layer_low_slope": Limit(-1.6, ANY, "the rain layer lacks fine detail"),
-        "layer_middle_slope": Limit(-1.6, ANY, "the rain layer lacks fine detail"),
+        "layer_low_slope": Limit(-1.4, ANY, "the rain layer lacks fine detail"),
+        "layer_middle_slope": Limit(-1.4, ANY, "the rain layer lacks fine detail"),
         "layer_blockiness": Limit(0.0, 0.6, "the rain layer shows compression blocks"),
     }  # fmt: skip
 
@@ -198,7 +198,9 @@ class RainLayerJudge(MeasuringJudge):
         weight = strength * (strength > 12)
         saturation = (rainy - grey).norm(dim=0) - (target - clean).norm(dim=0)
         dark = clean <= float(np.quantile(clean.numpy()[::4, ::4], 0.35))
-        added, taken = layer[dark].clamp(min=0).sum(), (-layer[dark]).clamp(min=0).sum()
+        # Some sets darken the sky with their rain: a tone change is forgiven, dark streaks in it are not.
+        over_tone = layer[dark] - min(0.0, float(np.median(layer[dark].numpy()[::5])))
+        added, taken = over_tone.clamp(min=0).sum(), (-over_tone).clamp(min=0).sum()
         low, middle, high = spectral_slopes(layer)
         return {
             "psnr": 10 * math.log10(255**2 / max(float((rainy - target).square().mean()), 1e-3)),
@@ -224,19 +226,20 @@ class PairIntegrityJudge(MeasuringJudge):
 
     name = "pair-integrity"
     limits = {
-        "shift": Limit(0.0, 0.75, "the target is shifted"),
-        "part_shift": Limit(0.0, 1.0, "a part of the target is shifted"),
+        "shift": Limit(0.0, 0.5, "the target is shifted"),
+        "part_shift": Limit(0.0, 0.75, "a part of the target is shifted"),
         "agreement": Limit(0.2, 1.0, "the target is another picture"),
-        "line_slope": Limit(-ANY, 0.3, "rain is left in the target"),
-        "line_correlation": Limit(-1.0, 0.2, "rain is left in the target"),
-        "line_agreement": Limit(-1.0, 0.15, "rain is left in the target"),
+        "line_slope": Limit(-ANY, 0.43, "rain is left in the target"),
+        "line_correlation": Limit(-1.0, 0.17, "rain is left in the target"),
+        "line_agreement": Limit(-1.0, 0.17, "rain is left in the target"),
         "blob_agreement": Limit(-1.0, 0.17, "rain is left in the target"),
         "sharpness_lost": Limit(-ANY, 0.5, "the target is less sharp than the rainy image"),
-        "detail_lost": Limit(-1.0, 2.5, "the target has far less, or more, detail than the rainy image"),
-        "exposure_slope": Limit(0.65, 1.12, "the target is exposed differently"),
-        "bright_end": Limit(-0.14, 0.6, "the target is exposed differently at its bright end"),
-        "dark_end": Limit(0.3, 60.0, "the dark end of the target is not darker, or far darker"),
-        "cast": Limit(0.0, 0.5, "the target's colours are cast"),
+        "detail_lost": Limit(-1.0, 2.2, "the target has far less, or more, detail than the rainy image"),
+        "exposure_slope": Limit(0.7, 1.15, "the target is exposed differently"),
+        "bright_end": Limit(-0.2, 0.4, "the target is exposed differently at its bright end"),
+        "dark_end": Limit(-24.0, 62.0, "the target is exposed differently at its dark end"),
+        "bright_marks": Limit(-0.1, ANY, "the rain darkens more than it lightens"),
+        "cast": Limit(0.0, 0.42, "the target's colours are cast"),
         "input_blockiness": Limit(0.0, 0.7, "the rainy image shows compression blocks"),
         "target_blockiness": Limit(0.0, 0.7, "the target shows compression blocks"),
         "input_low_slope": Limit(-1.5, ANY, "the rainy image was enlarged or is blurred"),
@@ -259,6 +262,9 @@ class PairIntegrityJudge(MeasuringJudge):
         slope, offset = _fit(large[1], large[0])
         dark, bright = np.quantile(large[1].numpy()[::4, ::4], [0.05, 0.95])
         smooth = box_blur(torch.cat([rainy, target]), 15)[:, ::3, ::3]
+        change = (small[0] - small[1])[small[1] <= small[1].mean()].numpy()
+        weakest, usual, strongest = np.quantile(change[::7], [0.02, 0.5, 0.98]) if change.size else (0.0, 0.0, 0.0)
+        tone = min(0.0, usual)  # of a set that darkens the sky with its rain
         ratios = torch.log2((smooth[:3] + 8) / (smooth[3:] + 8)).flatten(1)
         of_input, of_target = spectral_slopes(grey), spectral_slopes(clean)
         return {
@@ -274,6 +280,7 @@ class PairIntegrityJudge(MeasuringJudge):
             "exposure_slope": slope,
             "bright_end": float((offset + (slope - 1) * bright) / (bright + 8)),
             "dark_end": float(offset + (slope - 1) * dark),
+            "bright_marks": math.log2((max(strongest - tone, 0) + 4) / (max(tone - weakest, 0) + 4)),
             "cast": float((ratios - ratios.mean(0)).median(1).values.abs().max()),
             "input_blockiness": blockiness(grey),
             "target_blockiness": blockiness(clean),
