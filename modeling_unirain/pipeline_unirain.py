@@ -285,15 +285,17 @@ def padded_pixels(height: int, width: int, divisor: int) -> int:
 
 
 def tile_spans(length: int, side: int, overlap: int, divisor: int) -> list[slice]:
-    """Spans of at most `side` that cover `length`, neighbours sharing `overlap`, all about equally long.
+    """Spans of at most `side` that cover `length`, neighbours sharing `overlap` (the last two perhaps more).
 
-    They start at multiples of `divisor`, so that the network's strides fall where they do on the whole image.
+    They start at multiples of `divisor`, so that the network's strides fall where they do on the whole image, and are
+    equally long once padded: memory freed by one tile fits the next.
     """
     if length <= side:
         return [slice(0, length)]
     count = math.ceil((length - overlap) / (side - overlap))
     side = min(side, math.ceil((length + (count - 1) * overlap) / count / divisor) * divisor)
-    return [slice(start, min(start + side, length)) for start in range(0, length - overlap, side - overlap)]
+    starts = [*range(0, length - side, side - overlap), math.ceil((length - side) / divisor) * divisor]
+    return [slice(start, min(start + side, length)) for start in starts]
 
 
 def blend_tiles(

@@ -150,9 +150,12 @@ def test_spans_cover_everything_and_share_the_overlap(length, side, overlap):
     assert spans[0].start == 0 and spans[-1].stop == length
     for span in spans:
         assert span.start % 16 == 0 and 0 < span.stop - span.start <= side
+    assert len({-(-(span.stop - span.start) // 16) for span in spans}) == 1  # padded, they are of one size
     for before, after in zip(spans, spans[1:], strict=False):
+        assert before.stop - after.start >= overlap
+        assert after.start > before.start
+    for before, after in zip(spans[:-1], spans[1:-1], strict=False):
         assert before.stop - after.start == overlap
-        assert after.stop > before.stop
 
 
 def test_tiles_that_agree_are_put_together_without_a_trace():
