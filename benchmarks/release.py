@@ -1,0 +1,83 @@
+"""Makes an exported checkpoint the one that comes with the package:
+
+    python benchmarks/release.py runs/unirain/export --data data/test
+
+Stores the weights in float16, measures what is then bundled on the test sets, and writes the figures into the card and
+into the README; the full report, with its sheets, is written beside the export.
+"""
+
+import argparse
+import json
+import re
+import shutil
+from pathlib import Path
+
+import torch
+from huggingface_hub import ModelCard
+from safetensors.torch import load_file, save_file
+
+from modeling_unirain import load_derainer
+from modeling_unirain.evaluation import EvaluationReport, evaluate, find_pairs
+
+
+ROOT = Path(__file__).parents[1]
+BUNDLED = ROOT / "modeling_unirain" / "checkpoints" / "unirain"
+KEPT = ("config.json", "preprocessor_config.json", "model.safetensors", "README.md")
+"""The package has the code already; `save_pretrained` adds it to every copy."""
+README_MARKS = re.compile(r"(<!-- results -->\n).*?(<!-- /results -->)", re.DOTALL)
+
+
+def bundle(export: Path, folder: Path) -> None:
+    """Copy an export without its code and halve its weights; they still load as float32."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in KEPT:
+        shutil.copyfile(export / name, folder / name)
+    weights = {name: weight.to(torch.float16) for name, weight in load_file(export / "model.safetensors").items()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "model.safetensors").chmod(0o644)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config["dtype"] = "float32"
+    config.pop("auto_map", None)
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def table(report: EvaluationReport) -> str:
+    """Markdown: every test set, rainy input and derained output."""
+    lines = [
+        "| test set | type | images | PSNR on Y (dB) | SSIM on Y | PSNR in RGB (dB) | SSIM in RGB |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for mean in report.datasets():
+        cells = [
+            f"{mean.input[metric]:.{digits}f} → **{mean.output[metric]:.{digits}f}**"
+            for metric, digits in (("psnr_y", 2), ("ssim_y", 4), ("psnr_rgb", 2), ("ssim_rgb", 4))
+        ]
+        lines.append(f"| {mean.dataset} | {mean.rain_type} | {mean.images} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("export", type=Path)
+    parser.add_argument("--data", type=Path, required=True, help="test sets, TYPE/NAME/{input,target}")
+    arguments = parser.parse_args()
+
+    bundle(arguments.export, BUNDLED)
+    pairs = list(find_pairs(str(arguments.data)))
+    report = evaluate(load_derainer(BUNDLED), pairs, arguments.export.parent / "report", overwrite=True)
+    results = table(report)
+
+    card = ModelCard.load(BUNDLED / "README.md")
+    card.text = re.sub(r"\n## Test sets\n.*?(?=\n## )", "", card.text, flags=re.DOTALL)
+    card.text = card.text.replace(
+        "\n## Training data\n",
+        f"\n## Test sets\n\nRainy input → derained, never trained on.\n\n{results}\n\n## Training data\n",
+    )
+    card.save(BUNDLED / "README.md")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (ROOT / "README.md").write_text(README_MARKS.sub(rf"\g<1>\n{results}\n\n\g<2>", readme), encoding="utf-8")
+    print(results)
+
+
+if __name__ == "__main__":
+    main()
