@@ -11,9 +11,14 @@ import sys
 from transformers.utils.logging import disable_progress_bar
 
 from modeling_unirain.hub import export_checkpoint, results_table
-from modeling_unirain.training.arguments import Arguments, parse_arguments
-from modeling_unirain.training.data import DataConfig, RainDataset, ValidationConfig, ValidationSet
-from modeling_unirain.training.loop import Outcome, Trainer, build_accelerator, build_model, find_checkpoint
+
+
+try:
+    from modeling_unirain.training.arguments import Arguments, parse_arguments
+    from modeling_unirain.training.data import DataConfig, RainDataset, ValidationConfig, ValidationSet
+    from modeling_unirain.training.loop import Outcome, Trainer, build_accelerator, build_model, find_checkpoint
+except ModuleNotFoundError as error:
+    sys.exit(f"train_unirain.py: training needs the package {error.name}: pip install -e '.[train]'")
 
 
 logger = logging.getLogger("modeling_unirain.train")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
+from matplotlib.figure import Figure
 from PIL import Image
 
 from .checkpoints import write_atomically
@@ -130,8 +131,6 @@ def read_records(file: Path) -> list[dict[str, Any]]:
 
 def draw_curves(records: list[dict[str, Any]], file: Path) -> None:
     """Validation loss, PSNR and weight of every type, and the adaptivity factor, over the steps."""
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(11, 7), layout="constrained")
     axes = figure.subplots(2, 2).flat
     steps = [record["step"] for record in records]
