@@ -30,9 +30,10 @@ def main(arguments: Arguments) -> Outcome:
     accelerator = build_accelerator(arguments.training)
     model = build_model(arguments.model, arguments.model_overrides, seed)
     checkpoint = find_checkpoint(arguments, accelerator.num_processes, model.config)
-    training_set = RainDataset(DataConfig.from_dict(arguments.data), seed)
-    validation = {"size_divisor": model.config.size_divisor, **arguments.validation}
-    validation_set = ValidationSet(ValidationConfig.from_dict(validation), training_set.types)
+    data = DataConfig.from_dict(arguments.data)
+    validation = ValidationConfig.from_dict({"size_divisor": model.config.size_divisor, **arguments.validation})
+    validation_set = ValidationSet(validation, data.types)  # first, being the one that is checked quickly
+    training_set = RainDataset(data, seed)
 
     outcome = Trainer(arguments, accelerator, model, training_set, validation_set, checkpoint).train()
 
