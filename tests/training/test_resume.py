@@ -13,6 +13,7 @@ from training_runs import logged, losses, tiny_arguments, write_recipe
 
 from train_unirain import main
 
+
 pytestmark = pytest.mark.timeout(900)  # a dozen interpreters are started, which takes long on a busy machine
 
 ROOT = Path(__file__).parents[2]
