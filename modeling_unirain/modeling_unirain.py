@@ -167,7 +167,7 @@ class UniRainRouter(nn.Module):
         if self.training and self.noise_std > 0:
             pooled = pooled + self.noise_std * torch.randn_like(pooled)
         logits = F.linear(pooled, self.project.weight.float(), self.project.bias.float())
-        return logits.softmax(dim=-1)
+        return logits.softmax(dim=-1, dtype=torch.float32)  # under autocast the logits are bfloat16
 
 
 class UniRainTopKRouter(UniRainRouter):
@@ -317,7 +317,7 @@ class UniRainDownsample(nn.Module):
 
 
 class UniRainUpsample(nn.Module):
-    """Doubles height and width: a 1 x 1 or 3 x 3 convolution, then pixel-shuffle."""
+    """Doubles height and width: a 3 x 3 convolution, then pixel-shuffle."""
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()

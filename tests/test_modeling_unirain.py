@@ -355,3 +355,11 @@ def test_config_survives_saving(tmp_path):
     config = UniRainConfig.from_name("unirain-base", router_noise_std=0.5)
     config.save_pretrained(tmp_path)
     assert UniRainConfig.from_pretrained(tmp_path).to_dict() == copy.deepcopy(config).to_dict()
+
+
+def test_routers_decide_in_float32_under_autocast():
+    model = UniRainForImageDeraining(UniRainConfig.from_name("unirain-tiny")).eval()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        output = model(torch.rand(2, 3, 32, 32), output_routes=True)
+    assert output.routes.dtype == output.router_probabilities.dtype == torch.float32
+    torch.testing.assert_close(output.router_probabilities.sum(-1), torch.ones(output.routes.shape[:2]))
