@@ -47,7 +47,8 @@ class ResolvesCheckpointNames:
         checkpoint = resolve_checkpoint(pretrained_model_name_or_path)
         folder = Path(checkpoint, kwargs.get("subfolder") or "")
         if not Path(checkpoint).is_dir():
-            _check_repository(checkpoint, cls._checkpoint_file, kwargs)
+            file = Path(kwargs.get("subfolder") or "", cls._checkpoint_file).as_posix()
+            _check_repository(checkpoint, file, kwargs)
         elif not (folder / cls._checkpoint_file).is_file():
             raise OSError(f"The folder '{folder}' is no checkpoint: it has no {cls._checkpoint_file}.")
         if hasattr(cls, "base_model_prefix"):  # a PreTrainedModel, not a config or processor

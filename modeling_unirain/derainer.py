@@ -134,7 +134,8 @@ def _load_model(name: str | Path, dtype: torch.dtype) -> UniRainForImageDerainin
 def _device(device: str | torch.device | None) -> torch.device:
     """The device asked for, or the fastest that runs a convolution here."""
     if device is None:
-        candidates = [name for name in ("cuda", "mps") if getattr(torch, name).is_available()]
+        backends = {"cuda": torch.cuda, "mps": torch.backends.mps}
+        candidates = [name for name, backend in backends.items() if backend.is_available()]
         return next((torch.device(name) for name in candidates if _works(name) is None), torch.device("cpu"))
     try:
         device = torch.device(device)

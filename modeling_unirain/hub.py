@@ -142,7 +142,10 @@ def data_list(data: dict[str, Any]) -> str:
     """The recipe's sources, a line each; paths are cut to their last part, which is what names a data set."""
     lines = []
     for source in data["sources"]:
-        places = [source.get("root"), source.get("path"), *source.get("day", []), *source.get("night", [])]
+        places = [source.get("root"), source.get("path")]
+        for group in ("day", "night", "streaks"):  # a list, or a single place
+            there = source.get(group, [])
+            places += there if isinstance(there, list) else [there]
         names = ", ".join(Path(str(place)).name for place in places if place is not None)
         lines.append(f"- {source['kind']}: {names}, weight {source.get('weight', 1.0)}")
     return "\n".join(lines)
