@@ -1,4 +1,4 @@
-"""What each of the paper's ideas is worth: `python benchmarks/ablations.py --data data --output_dir runs/ablations`.
+"""What each of the paper's ideas is worth: `python benchmarks/ablations.py --recipe unirain --output_dir runs/ablations`.
 
 Trains a small network several times at an equal budget of steps, changing one thing at a time, and prints a table of
 mean and spread (standard deviation) over the seeds: PSNR per type on the same validation pictures, the mean over the
@@ -17,7 +17,6 @@ from transformers.utils.logging import disable_progress_bar
 
 from modeling_unirain.training.arguments import Arguments, parse_arguments
 from modeling_unirain.training.run_log import VALIDATION_LOG, read_records
-from modeling_unirain.types import RainType
 
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -96,7 +95,7 @@ def last_round(folder: Path, steps: int) -> dict[str, float] | None:
 
 
 def table(results: dict[str, list[dict[str, float]]]) -> str:
-    types = list(RainType)
+    types = list(next(iter(results.values()))[0])
     lines = [
         "| variant | " + " | ".join(types) + " | mean | worst type | seeds |",
         "| --- |" + " --- |" * (len(types) + 3),
@@ -129,7 +128,9 @@ def main() -> None:
                 continue
             folder = options.output_dir / f"{options.steps}-{number:02d}-{seed}"
             if last_round(folder, options.steps) is None:
-                train(arguments_of(options.recipe, variant, seed, options.steps, folder))
+                outcome = train(arguments_of(options.recipe, variant, seed, options.steps, folder))
+                if outcome.status != "finished":  # Ctrl-C ends the benchmark, not only the run
+                    sys.exit(f"{outcome.status.capitalize()}: the same command goes on from here.")
             results.setdefault(name, []).append(last_round(folder, options.steps))
     print(f"\nPSNR (dB) after {options.steps} steps, averaged weights\n\n{table(results)}")
 
