@@ -17,6 +17,7 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 
 from modeling_unirain import load_derainer
+from modeling_unirain.checkpoint_unirain import HUB_REPOSITORIES
 from modeling_unirain.evaluation import EvaluationReport, evaluate, find_pairs
 
 
@@ -37,7 +38,8 @@ def bundle(export: Path, folder: Path) -> None:
     (folder / "model.safetensors").chmod(0o644)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config["dtype"] = "float32"
-    config.pop("auto_map", None)
+    for name in ("auto_map", "custom_pipelines"):  # what names the code
+        config.pop(name, None)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
@@ -73,6 +75,7 @@ def main() -> None:
         "\n## Training data\n",
         f"\n## Test sets\n\nRainy input → derained, never trained on.\n\n{results}\n\n## Training data\n",
     )
+    card.text = card.text.replace("REPOSITORY", HUB_REPOSITORIES["unirain"])
     card.save(BUNDLED / "README.md")
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     (ROOT / "README.md").write_text(README_MARKS.sub(rf"\g<1>\n{results}\n\n\g<2>", readme), encoding="utf-8")

@@ -166,7 +166,8 @@ class UniRainRouter(nn.Module):
             pooled = pooled.mean(dim=0, keepdim=True).expand_as(pooled)
         if self.training and self.noise_std > 0:
             pooled = pooled + self.noise_std * torch.randn_like(pooled)
-        logits = F.linear(pooled, self.project.weight.float(), self.project.bias.float())
+        # Written out, since autocast would take a matrix product to half precision.
+        logits = (pooled[:, None] * self.project.weight.float()).sum(-1) + self.project.bias.float()
         return logits.softmax(dim=-1, dtype=torch.float32)  # under autocast the logits are bfloat16
 
 
@@ -433,6 +434,10 @@ class UniRainForImageDeraining(UniRainPreTrainedModel):
             `ValueError`: If a shape cannot be taken; the message holds the numbers.
         """
         self._check(pixel_values, routes)
+        if labels is not None and labels.shape != pixel_values.shape:
+            raise ValueError(
+                f"`labels` must have the shape of `pixel_values`, {tuple(pixel_values.shape)}, got {tuple(labels.shape)}."
+            )
         if routes is not None:
             routes = routes.expand(pixel_values.shape[0], -1, -1)
         routing = Routing(routes)

@@ -298,6 +298,11 @@ def test_a_shape_that_cannot_be_taken_is_named(model, shape, message):
         model(torch.zeros(shape))
 
 
+def test_labels_of_another_size_are_refused(model):
+    with pytest.raises(ValueError, match="labels"):
+        model(different_images(2), labels=different_images(1))
+
+
 def test_routes_of_another_network_are_refused(model):
     with pytest.raises(ValueError, match="routes"):
         model(different_images(1), routes=torch.ones(1, 99, 3))

@@ -113,7 +113,7 @@ def build_accelerator(arguments: TrainingArguments) -> Accelerator:
     check_trackers(arguments.report_to)
     accelerator = Accelerator(
         # Without being told, Accelerate ignores torchrun where there is no GPU: every process would train alone.
-        cpu=arguments.cpu or torch.accelerator.current_accelerator() is None,
+        cpu=arguments.cpu or not torch.accelerator.is_available(),
         mixed_precision=arguments.mixed_precision,
         log_with=arguments.report_to or None,
         project_config=ProjectConfiguration(logging_dir=arguments.output_dir / "tensorboard"),
