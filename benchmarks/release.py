@@ -25,6 +25,14 @@ ROOT = Path(__file__).parents[1]
 BUNDLED = ROOT / "modeling_unirain" / "checkpoints" / "unirain"
 KEPT = ("config.json", "preprocessor_config.json", "model.safetensors", "README.md")
 """The package has the code already; `save_pretrained` adds it to every copy."""
+DATA = """
+Pairs: Rain800's training part (Zhang et al., ID-CGAN), NiteDR's (Shi et al.; FLIR RoadScene frames), CARLARain (MIT) and
+four of CST-Net on BDD, test scenes left out. Rain rendered by `modeling_unirain.rain` over clean photographs: BSDS500, SelfExSR's
+collections, Unsplash, CamVid, AMOS, BDD and MSRS driving frames, demonstration and low-light images of research
+repositories; streak layers of Garg and Nayar (2006). Most of it was released for research, without a general licence: these
+weights are for research use unless cleared.
+"""
+"""What the released checkpoint was trained on, and whose it is."""
 README_MARKS = re.compile(r"(<!-- results -->\n).*?(<!-- /results -->)", re.DOTALL)
 
 
@@ -73,7 +81,7 @@ def main() -> None:
     card.text = re.sub(r"\n## Test sets\n.*?(?=\n## )", "", card.text, flags=re.DOTALL)
     card.text = card.text.replace(
         "\n## Training data\n",
-        f"\n## Test sets\n\nRainy input → derained, never trained on.\n\n{results}\n\n## Training data\n",
+        f"\n## Test sets\n\nRainy input → derained, never trained on.\n\n{results}\n\n## Training data\n{DATA}",
     )
     card.text = card.text.replace("REPOSITORY", HUB_REPOSITORIES["unirain"])
     card.save(BUNDLED / "README.md")
