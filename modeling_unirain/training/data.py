@@ -228,6 +228,8 @@ class ValidationSet(Dataset):
         for name in self.types:
             if not any(item[0] == name for item in self._items):
                 logger.warning("No validation pictures of type %s.", name)
+        if not self._items:
+            raise DataError("No validation pictures are left: give `validation` sources with readable pictures.")
 
     def _choose(self, count: int | None, reader) -> list[int]:
         wanted = self.config.samples_per_type
