@@ -135,18 +135,9 @@ def test_progress_shows_throughput_and_time_left(tiny_checkpoint, tmp_path):
         picture(tmp_path / "in" / f"{number}.png", 200, 300)
     pseudo_terminal, handle = os.openpty()
     fcntl.ioctl(handle, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
-    command = [
-        sys.executable,
-        "-m",
-        "modeling_unirain.cli",
-        "derain",
-        "in",
-        "-o",
-        "out",
-        "--checkpoint",
-        tiny_checkpoint,
-    ]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=handle, stdout=subprocess.DEVNULL, env=environment())
+    process = subprocess.Popen(
+        derain_folder(tiny_checkpoint), cwd=tmp_path, stderr=handle, stdout=subprocess.DEVNULL, env=environment()
+    )
     os.close(handle)
     text = b""
     while True:
@@ -240,21 +231,17 @@ def environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[1])} | threads
 
 
+def derain_folder(checkpoint) -> list:
+    """The command that derains `in/` into `out/`, for another process."""
+    command = "-m modeling_unirain.cli derain in -o out --checkpoint"
+    return [sys.executable, *command.split(), checkpoint]
+
+
 def started(tiny_checkpoint, folder: Path, pictures: int) -> subprocess.Popen:
     """A run in another process over 600 x 800 pictures, of which at least one is done."""
     for number in range(pictures):
         picture(folder / "in" / f"{number}.png", 600, 800, seed=number)
-    command = [
-        sys.executable,
-        "-m",
-        "modeling_unirain.cli",
-        "derain",
-        "in",
-        "-o",
-        "out",
-        "--checkpoint",
-        tiny_checkpoint,
-    ]
+    command = derain_folder(tiny_checkpoint)
     process = subprocess.Popen(
         command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment()
     )
