@@ -53,7 +53,10 @@ class DataConfig:
     """Turn samples by all eight symmetries of the square, as the paper does, though a turn by 90 degrees lets streaks fall
     sideways. Otherwise only mirror left and right."""
     sampling: str = "balanced"
-    """`"balanced"`: every type equally often. `"natural"`: sources by weight, types as a source has them."""
+    """`"balanced"`: every type by its share. `"natural"`: sources by weight, types as a source has them."""
+    type_shares: dict[str, float] | None = None
+    """Each type's share of the samples under balanced sampling, relative to the others, and of the objective (see
+    `MultiObjectiveReweighting`). Default: equal, as in the paper."""
     cache_gib: float = 4.0
     """Memory for decoded pictures per process, shared by its workers."""
     verify_images: bool = True
@@ -67,11 +70,22 @@ class DataConfig:
         check_types(self.types)
         if self.sampling not in SAMPLING:
             raise DataError(f"sampling must be one of {', '.join(SAMPLING)}, got {self.sampling!r}.")
+        if self.type_shares is not None:
+            self._check_shares()
         for name in ("patch_size", "samples_per_epoch"):
             if getattr(self, name) < 1:
                 raise DataError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if self.cache_gib < 0:
             raise DataError(f"cache_gib must not be negative, got {self.cache_gib}.")
+
+    def _check_shares(self) -> None:
+        if self.sampling != "balanced":
+            raise DataError("type_shares needs balanced sampling; natural sampling takes the types as the sources have them.")
+        if set(self.type_shares) != set(map(str, self.types)):
+            raise DataError(f"type_shares must name every type once: {', '.join(map(str, self.types))}.")
+        for name, share in self.type_shares.items():
+            if not isinstance(share, (int, float)) or not share > 0:
+                raise DataError(f"The share of type {name} must be a positive number, got {share!r}.")
 
     @classmethod
     def from_dict(cls, values: dict) -> "DataConfig":
@@ -159,7 +173,10 @@ class RainDataset(Dataset):
         sizes = self.store.inspect(decode=config.verify_images)
         for reader in readers:
             reader.settle(sizes, config.skip_unreadable)
+        shares = config.type_shares or {}
+        self.type_shares = [shares.get(name, 1.0) for name in self.types]
         self._lanes = self._lay_lanes(readers)
+        self._turns = _Schedule(self.type_shares if len(self._lanes) > 1 else [1.0])
         self._schedules = [_Schedule([lane.weight for lane in lanes]) for lanes in self._lanes]
 
     def _lay_lanes(self, readers: list) -> list[list[_Lane]]:
@@ -190,7 +207,7 @@ class RainDataset(Dataset):
     def __getitem__(self, index: int) -> dict:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        number, group = divmod(self.epoch * len(self) + index, len(self._lanes))
+        group, number = self._turns.deal(self.epoch * len(self) + index)
         lane_index, draw = self._schedules[group].deal(number)
         lane = self._lanes[group][lane_index]
         rng = np.random.default_rng([self.seed, self.epoch, index])

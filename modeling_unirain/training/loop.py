@@ -237,7 +237,9 @@ class Trainer:
             optimizer, options.warmup_steps, options.max_steps, min_lr=options.min_learning_rate
         )
         self.model, self.optimizer = accelerator.prepare(model.train(), optimizer)
-        self.objective = MultiObjectiveReweighting(training_set.types, **arguments.objective.as_options())
+        self.objective = MultiObjectiveReweighting(
+            training_set.types, **arguments.objective.as_options(), shares=training_set.type_shares
+        )
         self.progress = Progress(num_processes=accelerator.num_processes)
         # The scheduler is not `prepare`d: Accelerate would advance it once a process, and a step is a step here.
         accelerator.register_for_checkpointing(self.progress, self.objective, self.scheduler)
