@@ -80,7 +80,9 @@ class DataConfig:
 
     def _check_shares(self) -> None:
         if self.sampling != "balanced":
-            raise DataError("type_shares needs balanced sampling; natural sampling takes the types as the sources have them.")
+            raise DataError(
+                "type_shares needs balanced sampling; natural sampling takes the types as the sources have them."
+            )
         if set(self.type_shares) != set(map(str, self.types)):
             raise DataError(f"type_shares must name every type once: {', '.join(map(str, self.types))}.")
         for name, share in self.type_shares.items():

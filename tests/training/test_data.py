@@ -184,6 +184,16 @@ def test_balanced_sampling_shows_every_type_equally_often_in_every_batch(tmp_pat
     assert {stem(s) for s in read_all(dataset) if s["rain_type"] == 0} == {"0"}
 
 
+def test_type_shares_are_kept_in_every_batch(tmp_path):
+    write_pairs(tmp_path, "DRS", 9)
+    write_pairs(tmp_path, "snow", 1)
+    shares = {"snow": 1, "DRS": 3}
+    dataset = RainDataset(config(PairedSource(tmp_path), types=["snow", "DRS"], type_shares=shares))
+    drawn = [sample["rain_type"] for sample in read_all(dataset)]
+    assert [sum(drawn[start : start + 4]) for start in range(0, 24, 4)] == [3] * 6
+    assert dataset.type_shares == [1, 3]
+
+
 def test_natural_sampling_follows_weights_and_counts(tmp_path):
     write_pairs(tmp_path / "one", "DRS", 6)
     write_pairs(tmp_path / "one", "NRS", 2)
@@ -523,6 +533,18 @@ def test_corpora_that_cannot_be_used(tmp_path):
         ({"sources": [{"kind": "paired", "root": "."}], "patch_size": 0}, "patch_size must be at least 1"),
         ({"sources": [{"kind": "paired", "root": "."}], "sampling": "even"}, "sampling must be one of"),
         ({"sources": [{"kind": "paired", "root": "."}], "types": ["a", "a"]}, "different names"),
+        (
+            {"sources": [{"kind": "paired", "root": "."}], "type_shares": {"DRS": 1}},
+            "must name every type once: DRS, DRD",
+        ),
+        (
+            {"sources": [{"kind": "paired", "root": "."}], "types": ["a"], "type_shares": {"a": 0}},
+            "share of type a must be a positive number, got 0",
+        ),
+        (
+            {"sources": [{"kind": "paired", "root": "."}], "sampling": "natural", "type_shares": {}},
+            "type_shares needs balanced sampling",
+        ),
         ({"sources": [{"kind": "clean", "day": ".", "min_scale": 2}]}, "min_scale"),
         (
             {"sources": [{"kind": "paired", "root": ".", "weight": "2"}]},

@@ -191,6 +191,18 @@ def test_absent_type_keeps_scale_and_proportion():
     assert alone == pytest.approx([1.5, 0.9, 0.6])  # a batch of one still feels its weight
 
 
+def test_shares_scale_the_types_terms():
+    objective = MultiObjectiveReweighting(TYPES, shares=[5, 3, 2, 2])
+    objective.weights = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
+    losses, ids = torch.tensor([1.0, 3.0, 5.0, 7.0, 11.0]), torch.tensor([0, 0, 1, 2, 3])
+    by_hand = 4 * (5 * 0.1 * 2 + 3 * 0.2 * 5 + 2 * 0.3 * 7 + 2 * 0.4 * 11) / 12
+    assert objective(losses, ids).loss.item() == pytest.approx(by_hand)
+    without_drops = 4 * (5 * 0.1 * 2 + 2 * 0.3 * 7) / 7
+    assert objective(losses[[0, 1, 3]], ids[[0, 1, 3]]).loss.item() == pytest.approx(without_drops)
+    with pytest.raises(ValueError, match="positive number for each of 4 types"):
+        MultiObjectiveReweighting(TYPES, shares=[1, 2])
+
+
 def test_three_invented_types():
     types = ["snow", "haze", "sand"]
 
