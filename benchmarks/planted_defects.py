@@ -1,11 +1,10 @@
 """Defects planted in sound pairs, for `benchmarks/distillation.py`.
 
-The split below was fixed before any threshold of the `local` preset was set, and thresholds are set on sound pairs and the
-`TUNING` kinds. The `HELD_OUT` kinds are no longer untouched, though: after a first look at them (97.5 % of sound pairs kept,
-92.0 % of defects rejected) the limits were set anew on more sound pairs and the score `bright_marks` was added with one of
-them, `impossible_rain`, in mind. A clean figure needs fresh kinds. Every defect is a pure function of
-the pair and a seeded generator. Pairs are `uint8` RGB arrays of shape (height, width, 3); results of a pair have equal
-sizes, so that no kind is caught by the size check alone.
+Limits of the `local` preset are set on sound pairs and on the `TUNING` kinds alone. Its second six were the held-out kinds of an
+earlier figure; one look at them influenced a limit, so they count as tuned on. The `FINAL` kinds were written down
+afterwards and committed before any judge saw one of them. Every defect is a pure function of the pair, a seeded generator
+and, for some, another pair of the same source. Pairs are `uint8` RGB arrays of shape (height, width, 3); results of a pair
+have equal sizes, so that no kind is caught by the size check alone.
 """
 
 import io
@@ -58,10 +57,9 @@ def wrong_exposure(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generat
     return rainy, _to_uint8(target * np.float32(gain))
 
 
-def swapped_target(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generator, other: np.ndarray) -> Pair:
+def swapped_target(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generator, other: Pair) -> Pair:
     """The target is that of another pair of the same source, brought to the rainy image's size."""
-    height, width = rainy.shape[:2]
-    return rainy, np.asarray(Image.fromarray(other).resize((width, height), Image.Resampling.LANCZOS))
+    return rainy, _fitted(other[1], rainy)
 
 
 def upscaled_thumbnail(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> Pair:
@@ -117,6 +115,74 @@ def twice_saved(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generator)
     return _jpeg(rainy, 92), _jpeg(target, 92)
 
 
+def mirrored_target(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> Pair:
+    """Only one of the two images was flipped, left to right, as a faulty augmentation does."""
+    return rainy, target[:, ::-1]
+
+
+def zoomed_target(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> Pair:
+    """The target was taken at a focal length 2 to 6 % longer."""
+    height, width = target.shape[:2]
+    factor = rng.uniform(1.02, 1.06)
+    margin_y, margin_x = height * (1 - 1 / factor) / 2, width * (1 - 1 / factor) / 2
+    box = (margin_x, margin_y, width - margin_x, height - margin_y)
+    return rainy, np.asarray(Image.fromarray(target).resize((width, height), Image.Resampling.LANCZOS, box=box))
+
+
+def exchanged_pair(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> Pair:
+    """The folders were exchanged: the rainy image is the target."""
+    return target, rainy
+
+
+def ghosted_target(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generator, other: Pair) -> Pair:
+    """The target is an average over frames between which the scene changed: another shows through by 25 to 45 %."""
+    share = rng.uniform(0.25, 0.45)
+    return rainy, _to_uint8((1 - share) * target + share * _fitted(other[1], target).astype(np.float32))
+
+
+def pasted_rain(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generator, other: Pair) -> Pair:
+    """A rectangle of another rainy picture, 10 to 35 % of the area, lies opaque over the rainy image."""
+    height, width = rainy.shape[:2]
+    share = np.sqrt(rng.uniform(0.1, 0.35))
+    tall, wide = int(height * share), int(width * share)
+    top, left = rng.integers(0, height - tall + 1), rng.integers(0, width - wide + 1)
+    painted = rainy.copy()
+    painted[top : top + tall, left : left + wide] = _fitted(other[0], rainy)[top : top + tall, left : left + wide]
+    return painted, target
+
+
+def posterised_target(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> Pair:
+    """The target went through a palette: 6 to 16 levels a channel are left."""
+    step = 255 / (int(rng.integers(6, 17)) - 1)
+    return rainy, _to_uint8(np.rint(target / step) * step)
+
+
+def haloed_target(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> Pair:
+    """The target was sharpened until its edges have halos: an unsharp mask of radius 2 to 4 and 150 to 300 %."""
+    mask = ImageFilter.UnsharpMask(radius=rng.uniform(2, 4), percent=int(rng.integers(150, 301)), threshold=0)
+    return rainy, np.asarray(Image.fromarray(target).filter(mask))
+
+
+def coarse_pixels_target(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> Pair:
+    """The target was enlarged two to four times from its nearest neighbours."""
+    height, width = target.shape[:2]
+    factor = int(rng.integers(2, 5))
+    small = Image.fromarray(target).resize((width // factor, height // factor), Image.Resampling.BOX)
+    return rainy, np.asarray(small.resize((width, height), Image.Resampling.NEAREST))
+
+
+def noisy_target(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> Pair:
+    """The target was taken at a far higher sensitivity: Gaussian noise of 12 to 30 grey levels."""
+    return rainy, _to_uint8(target + rng.normal(0, rng.uniform(12, 30), target.shape))
+
+
+def colourless_target(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> Pair:
+    """The target lost 70 to 100 % of its colour."""
+    share = rng.uniform(0.7, 1)
+    grey = np.asarray(Image.fromarray(target).convert("L"), dtype=np.float32)[..., None]
+    return rainy, _to_uint8((1 - share) * target + share * grey)
+
+
 TUNING: dict[str, Callable] = {
     function.__name__: function
     for function in (
@@ -126,11 +192,6 @@ TUNING: dict[str, Callable] = {
         coloured_rain,
         crushed_jpeg,
         wrong_exposure,
-    )
-}
-HELD_OUT: dict[str, Callable] = {
-    function.__name__: function
-    for function in (
         swapped_target,
         upscaled_thumbnail,
         impossible_rain,
@@ -139,6 +200,28 @@ HELD_OUT: dict[str, Callable] = {
         twice_saved,
     )
 }
+FINAL: dict[str, Callable] = {
+    function.__name__: function
+    for function in (
+        mirrored_target,
+        zoomed_target,
+        exchanged_pair,
+        ghosted_target,
+        pasted_rain,
+        posterised_target,
+        haloed_target,
+        coarse_pixels_target,
+        noisy_target,
+        colourless_target,
+    )
+}
+NEED_ANOTHER = frozenset({"swapped_target", "ghosted_target", "pasted_rain"})
+"""Kinds that take another pair of the same source as a fourth argument."""
+
+
+def _fitted(image: np.ndarray, like: np.ndarray) -> np.ndarray:
+    height, width = like.shape[:2]
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
 
 
 def _to_uint8(image: np.ndarray) -> np.ndarray:
