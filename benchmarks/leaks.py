@@ -29,6 +29,8 @@ SCALES = (0.5, 0.7, 1.0, 1.4, 2.0)
 """How much larger the test scene may stand in the training picture than in its own."""
 TEMPLATE = 0.6
 """Share of the test picture's sides that is searched for."""
+CHUNK = 16
+"""Training pictures at a time."""
 
 
 def pictures(folder: Path) -> list[Path]:
@@ -74,18 +76,21 @@ def templates(scene: Tensor) -> Iterator[Tensor]:
         yield centred(middle.flip(1))
 
 
-def best_correlations(template: Tensor, canvases: Tensor, inside: Tensor) -> Tensor:
-    """Highest normalised cross-correlation of one template with every canvas `(n, SIDE, SIDE)`.
+def best_correlations(templates: Tensor, canvases: Tensor, inside: Tensor) -> Tensor:
+    """Highest normalised cross-correlation of every template `(m, height, width)` with every canvas `(n, SIDE, SIDE)`.
 
-    `inside` marks the canvases' real pixels; only positions wholly within them count.
+    `inside` marks the canvases' real pixels; only positions wholly within them count. Returns `(m, n)`.
     """
-    kernel = template[None, None]
-    ones = torch.ones_like(kernel)
-    correlation = F.conv2d(canvases[:, None], kernel)
-    total, squares = F.conv2d(canvases[:, None], ones), F.conv2d(canvases[:, None] ** 2, ones)
-    deviation = (squares - total**2 / template.numel()).clamp(min=1e-3).sqrt()
-    whole = F.conv2d(inside[:, None], ones) > template.numel() - 0.5
-    return torch.where(whole, correlation / deviation, -1.0).amax(dim=(1, 2, 3))
+    _, height, width = templates.shape
+    kernels = templates.flatten(1)
+    best = []
+    for canvas, real in zip(canvases.split(CHUNK), inside.split(CHUNK), strict=True):
+        windows = F.unfold(canvas[:, None], (height, width))  # (chunk, height * width, positions)
+        deviation = (windows.square().sum(1) - windows.sum(1).square() / height / width).clamp(min=1e-3).sqrt()
+        whole = F.unfold(real[:, None], (height, width)).amin(1) > 0.5
+        correlation = torch.where(whole[:, None], kernels @ windows / deviation[:, None], -1.0)
+        best.append(correlation.amax(2).T)
+    return torch.cat(best, dim=1)
 
 
 def main() -> None:
@@ -105,12 +110,19 @@ def main() -> None:
         canvases[i, : picture.shape[0], : picture.shape[1]] = picture
         inside[i, : picture.shape[0], : picture.shape[1]] = 1
 
-    best: list[tuple[float, Path, Path]] = []
-    for path in tqdm(test, desc="test scenes"):
-        scores = torch.stack([best_correlations(t, canvases, inside) for t in templates(thumbnail(path))]).amax(0)
-        nearest = int(scores.argmax())
-        best.append((float(scores[nearest]), path, train[nearest]))
-    best.sort(reverse=True)
+    # Templates of one size are searched for together.
+    of_size: dict[tuple[int, int], list[tuple[int, Tensor]]] = {}
+    for number, path in enumerate(tqdm(test, desc="test scenes")):
+        for template in templates(thumbnail(path)):
+            of_size.setdefault(tuple(template.shape), []).append((number, template))
+    scores = torch.full((len(test), len(train)), -1.0)
+    for members in tqdm(of_size.values(), desc="searching"):
+        numbers = torch.tensor([number for number, _ in members])
+        found = best_correlations(torch.stack([template for _, template in members]), canvases, inside)
+        scores.scatter_reduce_(0, numbers[:, None].expand_as(found), found, "amax")
+    highest, nearest = scores.max(dim=1)
+    best = [(float(score), path, train[index]) for score, path, index in zip(highest, test, nearest, strict=True)]
+    best.sort(key=lambda match: match[0], reverse=True)
 
     print(f"{len(test)} test scenes, {len(train)} training pictures; the nearest:\n")
     print("| correlation | test | training |\n| --- | --- | --- |")

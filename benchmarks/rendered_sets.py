@@ -1,0 +1,57 @@
+"""Writes test sets of rendered rain, for the types without a public one:
+
+    python benchmarks/rendered_sets.py rendered --day data/clean/day/kodak24 --night data/clean/night/nightscapes
+    unirain evaluate rendered --output report
+
+Every photograph is used once for each of its types, reduced to 512 pixels; the seed is its number in alphabetical order,
+and how heavy the rain is follows from it. The photographs must be kept out of the training, as the recipe `unirain` does.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from modeling_unirain.images import Picture, read_rgb, save_image
+from modeling_unirain.rain import render_rain
+from modeling_unirain.types import RainType
+
+
+SIDE = 512
+
+
+def photographs(folders: list[Path]) -> list[Path]:
+    return sorted(path for folder in folders for path in folder.iterdir() if path.is_file())
+
+
+def reduced(path: Path) -> np.ndarray:
+    image = Image.fromarray(read_rgb(path))
+    image.thumbnail((SIDE, SIDE), Image.Resampling.BOX)
+    return np.asarray(image)
+
+
+def save(values: np.ndarray, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_image(Picture((values * 255).round().astype(np.uint8)), path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--day", type=Path, nargs="+", required=True, help="folders of photographs by day")
+    parser.add_argument("--night", type=Path, nargs="+", required=True, help="folders of photographs by night")
+    parser.add_argument("--types", nargs="+", default=["DRD", "NRD"], choices=[str(name) for name in RainType])
+    arguments = parser.parse_args()
+    day, night = photographs(arguments.day), photographs(arguments.night)
+    for rain_type in map(RainType, arguments.types):
+        pool = day if rain_type in (RainType.DRS, RainType.DRD) else night
+        for seed, path in enumerate(tqdm(pool, desc=str(rain_type))):
+            rendered = render_rain(reduced(path), rain_type, seed)
+            for kind, values in (("input", rendered.rainy), ("target", rendered.clean)):
+                save(values, arguments.output / rain_type / "rendered" / kind / f"{path.stem}.png")
+
+
+if __name__ == "__main__":
+    main()
