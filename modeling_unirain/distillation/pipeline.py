@@ -259,7 +259,9 @@ class Distillation:
         verdicts = self.decide(candidates, retrieved, ballots, index)
         counts = verdicts.counts()
         kept = counts.pop("kept", 0)
+        started = time.monotonic()
         self.writer.write(verdicts, index)
+        _tell("write", Counter(seen=candidates.listing.total, kept=kept), started)
         return Summary(candidates.listing.total, kept, counts)
 
     def settings(self) -> dict[str, Any]:
@@ -286,7 +288,7 @@ class Distillation:
         sources = self.arguments.candidates if record is RainPair else self.arguments.references
         fetch = Fetcher(self.work_dir, self.process, self.arguments.wait_timeout)
         schema = PAIR_SCHEMA if record is RainPair else REFERENCE_SCHEMA
-        size = self.arguments.shard_size
+        size, started = self.arguments.shard_size, time.monotonic()
         building = ShardStore(self.work_dir, f".{kind}-list", "building", 0)
         if self.process.is_main:
             shutil.rmtree(building.folder, ignore_errors=True)
@@ -298,6 +300,7 @@ class Distillation:
                 rows = [found.to_row() for found, _ in part]
                 building.write(shards, pa.Table.from_pylist(rows, schema=schema), {"seen": len(rows)})
             total, shards = total + len(part), shards + 1
+        _tell(f"{kind}-list", Counter(seen=total), started)
         key = stage_key("list", digest.hexdigest(), size)
         listed = ShardStore(self.work_dir, f"{kind}-list", key, shards)
         if self.process.is_main:
@@ -473,9 +476,11 @@ class Distillation:
         listing = candidates.listing
         edges = ShardStore(self.work_dir, "duplicates", stage_key("duplicates", candidates.inspected.key), 1)
         if self.arguments.drop_duplicates and not edges.is_done(0):
+            started = time.monotonic()
             with tqdm(total=listing.total, desc="duplicates", unit=" pairs") as bar:
                 table = find_duplicates(candidates.inspected, bar.update)
             edges.write(0, table, {"pairs": table.num_rows})
+            _tell("duplicates", Counter(seen=listing.total, found=table.num_rows), started)
         key = stage_key(
             "decide", retrieved.key, [store.key for store in ballots], self.min_votes, self.arguments.drop_duplicates
         )
@@ -560,8 +565,7 @@ class Distillation:
                 store.write(shard, table, shard_counts)
                 counts.update(shard_counts)
         if missing:
-            told = ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items(), key=_seen_first))
-            logger.info("%s: %s; %.1f s", store.stage, told, time.monotonic() - started)
+            _tell(store.stage, counts, started)
 
     def _check(self) -> None:
         """Whatever can be known to go wrong before time is spent."""
@@ -739,6 +743,11 @@ def _checked(backend: str, embeddings: np.ndarray, ids: list[str]) -> np.ndarray
 def _reasons(rows: list[dict]) -> Counter:
     dropped = Counter(f"dropped as {row['reason']}" for row in rows if row["reason"])
     return Counter(seen=len(rows), kept=len(rows) - dropped.total()) + dropped
+
+
+def _tell(stage: str, counts: Counter, started: float) -> None:
+    told = ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items(), key=_seen_first))
+    logger.info("%s: %s; %.1f s", stage, told, time.monotonic() - started)
 
 
 def _seen_first(item: tuple[str, int]) -> tuple[int, str]:

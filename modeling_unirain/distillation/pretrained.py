@@ -79,8 +79,10 @@ class Pretrained:
             if "torchvision" not in str(error).lower():
                 raise ValueError(f"{self.model} needs a package that is not installed: {_one_line(error)}") from error
             raise ValueError(
-                f"{self.model} needs torchvision for its pictures: pip install 'unirain[vlm]', or choose a model without it"
+                f"{self.model} needs torchvision for its pictures: pip install -e '.[vlm]', or choose a model without it"
             ) from error
+        except ValueError as error:  # of several thousand characters, when a folder's model is unknown to transformers
+            raise ValueError(f"the processor of {self.model} cannot be loaded: {_one_line(error)}") from error
 
     def release(self) -> None:
         self._loaded = None

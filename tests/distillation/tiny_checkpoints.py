@@ -60,7 +60,7 @@ WIDTH = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "nu
 
 def tiny_clip(folder: Path) -> Path:
     torch.manual_seed(0)
-    tokenizer = _tokenizer(ends_with_eos=True)
+    tokenizer = tiny_tokenizer(ends_with_eos=True)
     text = WIDTH | {"vocab_size": len(tokenizer), "max_position_embeddings": 64}
     text |= {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     vision = WIDTH | {"image_size": IMAGE_SIZE, "patch_size": PATCH_SIZE}
@@ -85,7 +85,7 @@ def tiny_blip(folder: Path) -> Path:
 
 def tiny_llava(folder: Path, chat_template: str | None = CHAT_TEMPLATE, seed: int = 0) -> Path:
     torch.manual_seed(seed)
-    tokenizer = _tokenizer(ends_with_eos=False)
+    tokenizer = tiny_tokenizer(ends_with_eos=False)
     text = LlamaConfig(
         **WIDTH,
         vocab_size=len(tokenizer),
@@ -109,7 +109,7 @@ def tiny_llava(folder: Path, chat_template: str | None = CHAT_TEMPLATE, seed: in
     return folder
 
 
-def _tokenizer(ends_with_eos: bool) -> PreTrainedTokenizerFast:
+def tiny_tokenizer(ends_with_eos: bool) -> PreTrainedTokenizerFast:
     words = {word: number for number, word in enumerate([*SPECIAL, *WORDS])}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
