@@ -62,7 +62,7 @@ def test_a_browser_renders_it(report, tmp_path):
     subprocess.run(
         [CHROMIUM, "--headless", *OFFLINE, f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1200,2400",
          f"--screenshot={picture}", report.as_uri()],
-        check=True, capture_output=True, timeout=200,
+        check=True, capture_output=True,
     )  # fmt: skip
     pixels = np.asarray(Image.open(picture).convert("RGB")).reshape(-1, 3)
     kept, rejected = np.array([26, 127, 90]), np.array([194, 69, 45])

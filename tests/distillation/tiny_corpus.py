@@ -98,7 +98,7 @@ def arguments(data: Path, where: Path, **changes) -> DistillationArguments:
         "shard_size": 8,
         "batch_size": 3,
         "rows_per_file": 5,
-        "wait_timeout": 60.0,
+        "wait_timeout": 600.0,
     }
     return DistillationArguments(**{**options, **changes})
 
