@@ -28,7 +28,7 @@ from .types import RainType
 
 
 RUN_RECORD = ".unirain.json"
-"""In an output folder: which weights its pictures were made with."""
+"""In an output folder: which weights its pictures are made with; those older than this file are of others."""
 
 EXAMPLES = (Path(__file__).parent / "examples", Path(__file__).parents[1] / "examples")
 """Where the example photographs are: in an installed package, in a clone."""
@@ -88,7 +88,7 @@ def derain(
         str | None, typer.Option(help="png, jpg, webp, tiff or bmp. [default: each input's own]")
     ] = None,
     compare: Annotated[
-        bool, typer.Option("--compare", help="Also write NAME-compare.jpg, before beside after.")
+        bool, typer.Option("--compare", help="Also write NAME-compare.jpg (a.png-compare.jpg), before beside after.")
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace outputs that are there already.")] = False,
     max_megapixels: Annotated[float, typer.Option(min=0, help="Refuse larger pictures.")] = MAX_PIXELS / 1e6,
@@ -98,20 +98,20 @@ def derain(
     A result has its input's size, format, depth, transparency and metadata. A folder's tree is kept. Run again after
     having been stopped, it goes on where it was: outputs newer than their input are left as they are.
     """
-    jobs = plan(inputs, output, format)
+    jobs = plan(inputs, output, format, compare)
     one_file = len(jobs) == 1 and jobs[0].target == output
     if not overwrite:
         check_inputs_are_kept(jobs)
-        if one_file and output.exists():
-            raise ImageError(f"{output} exists already: --overwrite replaces it.")
+        for path in jobs[0].outputs if one_file else []:
+            if path.exists():
+                raise ImageError(f"{path} exists already: --overwrite replaces it.")
     derainer = load_derainer(checkpoint, device, dtype)
-    if not one_file:
-        claim(output, derainer, overwrite)
-    todo = jobs if overwrite else [job for job in jobs if not job.is_finished]
+    claimed = None if one_file else claim(output, derainer, overwrite)
+    todo = jobs if overwrite else [job for job in jobs if not job.is_finished(claimed)]
     if finished := len(jobs) - len(todo):
         typer.echo(f"Skipped {finished} finished; --overwrite to redo.")
-    run = Run(derainer, compare, {"tile": tile} if tile else {}, max_pixels=int(max_megapixels * 1e6))
-    run.work_through(todo, batch_size, overwrite)
+    run = Run(derainer, claimed, overwrite, {"tile": tile} if tile else {}, max_pixels=int(max_megapixels * 1e6))
+    run.work_through(todo, batch_size)
 
 
 @app.command()
@@ -203,6 +203,7 @@ def rain(
     if output == clean:
         raise ImageError(f"The rainy and the clean picture cannot both be {output}.")
     for path in filter(None, (output, clean)):
+        format_of(path)
         if path.exists() and (not overwrite or path.samefile(photograph)):
             raise ImageError(f"{path} exists already: --overwrite replaces it, unless it is the photograph.")
     rendered = render_rain(pixels, rain_type, seed, severity=severity)
@@ -241,19 +242,40 @@ def publish_command(
 
 
 @dataclass(frozen=True)
+class Claim:
+    """What an output folder's record says.
+
+    Attributes:
+        since (`int`): When the record was written, in nanoseconds. Older files are not made with its weights.
+        replaces (`bool`): Whether those may be replaced: the run that wrote the record was told so.
+    """
+
+    since: int
+    replaces: bool
+
+
+@dataclass(frozen=True)
 class Job:
-    """One picture to derain, and where the result goes."""
+    """One picture to derain, where the result goes, and where before beside after goes if it is wanted."""
 
     source: Path
     target: Path
+    sheet: Path | None = None
 
     @property
-    def is_finished(self) -> bool:
-        """Outputs are complete or absent, so one that is newer than its input needs no second look."""
-        return self.target.exists() and self.target.stat().st_mtime >= self.source.stat().st_mtime
+    def outputs(self) -> list[Path]:
+        return [self.target] if self.sheet is None else [self.target, self.sheet]
+
+    def has(self, output: Path, claimed: Claim | None) -> bool:
+        """Outputs are complete or absent, so one newer than its input and the folder's record needs no second look."""
+        newest = max(self.source.stat().st_mtime_ns, claimed.since if claimed else 0)
+        return output.exists() and output.stat().st_mtime_ns >= newest
+
+    def is_finished(self, claimed: Claim | None) -> bool:
+        return all(self.has(output, claimed) for output in self.outputs)
 
 
-def plan(inputs: Sequence[str], output: Path, format: str | None) -> list[Job]:
+def plan(inputs: Sequence[str], output: Path, format: str | None, compare: bool) -> list[Job]:
     """Everything to be done, in order; raises before any of it is if the inputs or the output make no sense."""
     suffix = None
     if format is not None:
@@ -266,7 +288,7 @@ def plan(inputs: Sequence[str], output: Path, format: str | None) -> list[Job]:
             format_of(output)
         elif EXTENSIONS.get(output.suffix.lower()) != EXTENSIONS[suffix]:
             raise ImageError(f"{output} does not end in {suffix}, as --format {format} asks for.")
-        return [Job(paths[0], output)]
+        return [Job(paths[0], output, sheet_beside(output) if compare else None)]
     if output.exists() and not output.is_dir():
         raise ImageError(f"{output} is a file, but several pictures need a folder: give --output a folder.")
     jobs = []
@@ -276,16 +298,23 @@ def plan(inputs: Sequence[str], output: Path, format: str | None) -> list[Job]:
             raise ImageError(f"{path} contains no pictures: {', '.join(EXTENSIONS)} are looked for.")
         for source in sources:
             target = output / (source.relative_to(path) if path.is_dir() else source.name)
-            jobs.append(Job(source, target.with_suffix(suffix) if suffix else target))
+            target = target.with_suffix(suffix) if suffix else target
+            jobs.append(Job(source, target, sheet_beside(target) if compare else None))
     jobs = list(dict.fromkeys(jobs))  # a picture that was given twice is done once
-    by_target: dict[Path, Job] = {}
+    by_output: dict[Path, Job] = {}
     for job in jobs:
-        other = by_target.setdefault(job.target, job)
-        if other is not job:
-            raise ImageError(
-                f"{other.source} and {job.source} would both be written to {job.target}: do one of them apart."
-            )
+        for path in job.outputs:
+            other = by_output.setdefault(path, job)
+            if other is not job:
+                raise ImageError(
+                    f"{other.source} and {job.source} would both be written to {path}: do one of them apart."
+                )
     return jobs
+
+
+def sheet_beside(target: Path) -> Path:
+    """The whole name is kept, so that a.png and a.jpg do not share a sheet."""
+    return target.with_name(f"{target.name}-compare.jpg")
 
 
 def expand(text: str) -> list[Path]:
@@ -321,25 +350,34 @@ def pictures_below(folder: Path, leave_out: Path | None = None) -> list[Path]:
 
 def check_inputs_are_kept(jobs: Iterable[Job]) -> None:
     for job in jobs:
-        if job.target.exists() and job.target.samefile(job.source):
-            raise ImageError(
-                f"{job.target} would overwrite its own input: choose another --output, or say --overwrite."
-            )
+        for path in job.outputs:
+            if path.exists() and path.samefile(job.source):
+                raise ImageError(f"{path} would overwrite its own input: choose another --output, or say --overwrite.")
 
 
-def claim(folder: Path, derainer: Derainer, overwrite: bool) -> None:
-    """Note in the output folder which weights its pictures come from, so that none of other weights are taken as done."""
-    mine = {"checkpoint": derainer.name, "weights": weights_digest(derainer)}
+def claim(folder: Path, derainer: Derainer, overwrite: bool) -> Claim:
+    """Note in the output folder which weights its pictures come from, so that none of other weights are taken as done.
+
+    The record is written when the weights change and before any picture is: after a kill, what is older is still to do.
+    """
+    record, weights = folder / RUN_RECORD, weights_digest(derainer)
     try:
-        theirs = json.loads((folder / RUN_RECORD).read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
-        theirs = mine
-    if theirs.get("weights") != mine["weights"] and not overwrite:
+        noted = json.loads(record.read_text(encoding="utf-8"))
+        theirs, name, replaces = noted["weights"], noted["checkpoint"], noted["replaces"]
+    except FileNotFoundError:
+        theirs = None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ImageError(f"{record} is damaged: delete it, or choose another --output.") from error
+    if theirs not in (None, weights) and not overwrite:
         raise ImageError(
-            f"{folder} holds pictures made with another checkpoint ({theirs.get('checkpoint')}): "
+            f"{folder} holds pictures made with another checkpoint ({name}): "
             "choose another --output, or replace them with --overwrite."
         )
-    write_atomically(folder / RUN_RECORD, json.dumps(mine).encode())
+    if theirs != weights:
+        replaces = overwrite
+        noted = {"checkpoint": derainer.name, "weights": weights, "replaces": replaces}
+        write_atomically(record, json.dumps(noted).encode())
+    return Claim(record.stat().st_mtime_ns, replaces)
 
 
 def weights_digest(derainer: Derainer) -> str:
@@ -356,15 +394,16 @@ def weights_digest(derainer: Derainer) -> str:
 class Run:
     """Pictures derained one batch after another; what fails is reported and counted, and the others go on."""
 
-    def __init__(self, derainer: Derainer, compare: bool, options: dict, max_pixels: int):
+    def __init__(self, derainer: Derainer, claimed: Claim | None, overwrite: bool, options: dict, max_pixels: int):
         self.derainer = derainer
-        self.compare = compare
+        self.claimed = claimed
+        self.overwrite = overwrite
         self.options = options
         self.max_pixels = max_pixels
         self.done = 0
         self.failed = 0
 
-    def work_through(self, jobs: Sequence[Job], batch_size: int, overwrite: bool) -> None:
+    def work_through(self, jobs: Sequence[Job], batch_size: int) -> None:
         """Do all jobs; exits with 1 if any failed."""
         bar_format = "{percentage:3.0f}%|{bar}| {n:.1f}/{total} pictures [{elapsed}<{remaining}{postfix}]"
         pixels = 0
@@ -372,7 +411,7 @@ class Run:
             try:
                 for start in range(0, len(jobs), batch_size):
                     batch = jobs[start : start + batch_size]
-                    for job, picture, derained in self.derain(self.read(batch, overwrite), bar):
+                    for job, picture, derained in self.derain(self.read(batch), bar):
                         self.write(job, picture, derained)
                         pixels += picture.size[0] * picture.size[1]
                     bar.n = self.done + self.failed
@@ -380,25 +419,36 @@ class Run:
                         bar.set_postfix_str(f"{pixels / 1e6 / elapsed:.2f} megapixels/s")
             except KeyboardInterrupt:
                 bar.close()
-                typer.echo(
-                    f"Interrupted: {self.done} of {len(jobs)} done. The same command goes on from there.", err=True
-                )
+                command = "The same command without --overwrite" if self.overwrite else "The same command"
+                typer.echo(f"Interrupted: {self.done} of {len(jobs)} done. {command} goes on from there.", err=True)
                 raise typer.Exit(INTERRUPTED) from None
         if jobs:
             typer.echo(f"Derained {self.done} of {len(jobs)}." + (f" {self.failed} failed." if self.failed else ""))
         if self.failed:
             raise typer.Exit(1)
 
-    def read(self, jobs: Iterable[Job], overwrite: bool) -> list[tuple[Job, Picture]]:
+    def read(self, jobs: Iterable[Job]) -> list[tuple[Job, Picture]]:
+        """The pictures to derain; where only the sheet is missing, it is made from what there is."""
         read = []
         for job in jobs:
             try:
-                if job.target.exists() and not overwrite:
-                    raise ImageError(f"{job.target} is older than {job.source}: --overwrite replaces it.")
-                read.append((job, open_image(job.source, self.max_pixels)))
+                self.check_nothing_is_lost(job)
+                picture = open_image(job.source, self.max_pixels)
+                if self.overwrite or not job.has(job.target, self.claimed):
+                    read.append((job, picture))
+                else:
+                    self.write_sheet(job, picture, open_image(job.target, self.max_pixels))
+                    self.done += 1
             except (ImageError, OSError) as error:
                 self.report(error)
         return read
+
+    def check_nothing_is_lost(self, job: Job) -> None:
+        for output in job.outputs:
+            if self.overwrite or not output.exists() or job.has(output, self.claimed):
+                continue
+            if not (self.claimed and self.claimed.replaces and output.stat().st_mtime_ns < self.claimed.since):
+                raise ImageError(f"{output} is not the result of {job.source} as it is now: --overwrite replaces it.")
 
     def derain(self, batch: list[tuple[Job, Picture]], bar: tqdm) -> Iterator[tuple[Job, Picture, Picture]]:
         def on_progress(done: int, total: int) -> None:
@@ -420,17 +470,20 @@ class Run:
     def write(self, job: Job, picture: Picture, derained: Picture) -> None:
         try:
             save_image(derained, job.target)
-            if self.compare:
-                before_and_after = [[picture.to_pil(), derained.to_pil()]]
-                sheet = comparison_sheet(before_and_after, ["Rainy", "Derained"], cell_width=min(960, picture.size[1]))
-                save_image(Picture.from_pil(sheet), job.target.with_name(f"{job.target.stem}-compare.jpg"))
+            self.write_sheet(job, picture, derained)
             self.done += 1
         except (ImageError, OSError) as error:
-            if getattr(error, "errno", None) in _NOTHING_CAN_BE_WRITTEN:
-                raise  # nor could any of the others
             self.report(error)
 
+    def write_sheet(self, job: Job, picture: Picture, derained: Picture) -> None:
+        if job.sheet is not None:
+            before_and_after = [[picture.to_pil(), derained.to_pil()]]
+            sheet = comparison_sheet(before_and_after, ["Rainy", "Derained"], cell_width=min(960, picture.size[1]))
+            save_image(Picture.from_pil(sheet), job.sheet)
+
     def report(self, error: Exception) -> None:
+        if getattr(error, "errno", None) in _NOTHING_CAN_BE_WRITTEN:
+            raise error  # nor could any of the others be
         self.failed += 1
         tqdm.write(f"Failed: {' '.join(str(error).split())}", file=typer.get_text_stream("stderr"))
 

@@ -19,6 +19,7 @@ What is decided here:
 """
 
 import contextlib
+import functools
 import io
 import logging
 import os
@@ -241,7 +242,7 @@ def save_image(picture: Picture, path: str | Path, format: str | None = None) ->
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file under a temporary name in the same folder, then rename it: complete or absent, whatever happens.
 
-    What an earlier, killed attempt at the same file left behind is removed.
+    What an earlier, killed process left behind of the same file is removed.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
@@ -256,9 +257,15 @@ def write_atomically(path: Path, data: bytes) -> None:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-    for leftover in path.parent.iterdir():
-        if leftover.name.startswith(f".{path.name}.") and leftover.suffix == ".part":
+    for leftover in _leftovers(path.parent.absolute()):
+        if leftover.name.startswith(f".{path.name}."):
             leftover.unlink(missing_ok=True)
+
+
+@functools.lru_cache(maxsize=64)
+def _leftovers(folder: Path) -> list[Path]:
+    """Half files in a folder at the first write to it; listing it for every file would take quadratic time."""
+    return list(folder.glob(".*.part"))
 
 
 # Reading
@@ -317,7 +324,7 @@ def _read_with_pillow(path: Path, max_pixels: int) -> tuple[Picture, int]:
             _warn_of_more(path, getattr(image, "n_frames", 1))
         icc_profile = image.info.get("icc_profile") or b""
         about = {"exif": _exif_block(image), "format": _format(image), "encoding": _encoding(image, path)}
-        if image.format == "PNG" and path.read_bytes()[24] == 16:  # IHDR's bit depth; Pillow would drop the lower 8
+        if image.format == "PNG" and _png_depth(path) == 16:  # Pillow would drop the lower 8
             pixels = imagecodecs.png_decode(path.read_bytes())
         elif image.mode == "CMYK":
             rgb, icc_profile = _cmyk_to_rgb(image, icc_profile)
@@ -450,6 +457,12 @@ def _encoding(image: Image.Image, path: Path) -> dict:
         case "TIFF":
             encoding["compression"] = LOSSLESS_TIFF_COMPRESSION.get(image.info.get("compression"), "zlib")
     return encoding
+
+
+def _png_depth(path: Path) -> int:
+    """Bits a channel, from the ninth byte of IHDR, which is always the first chunk."""
+    with open(path, "rb") as file:
+        return file.read(25)[24]
 
 
 def _png_header_chunks(path: Path) -> Iterator[tuple[bytes, bytes]]:

@@ -109,11 +109,29 @@ def test_another_format_is_written_when_asked(unirain, tmp_path):
     assert open_image(tmp_path / "b.jpg").format == "JPEG"
 
 
-def test_compare_writes_a_sheet_beside_the_result(unirain, tmp_path):
-    picture(tmp_path / "a.png", 40, 60)
-    unirain(tmp_path / "a.png", "-o", tmp_path / "b.png", "--compare")
-    with Image.open(tmp_path / "b-compare.jpg") as sheet:
-        assert sheet.width > 2 * 60 and sheet.height > 40
+def test_compare_writes_a_sheet_beside_each_result(unirain, tmp_path):
+    for name in ("a.png", "a.jpg"):
+        picture(tmp_path / "in" / name, 40, 60)
+    unirain(tmp_path / "in", "-o", tmp_path / "out", "--compare")
+    sheets = {"a.png-compare.jpg", "a.jpg-compare.jpg"}
+    assert tree(tmp_path / "out") == {"a.png", "a.jpg", *sheets, cli.RUN_RECORD}
+    for name in sheets:
+        with Image.open(tmp_path / "out" / name) as sheet:
+            assert sheet.width > 2 * 60 and sheet.height > 40
+
+
+def test_sheets_that_are_missing_are_made_from_the_results_that_are_there(unirain, tmp_path):
+    for name in ("a.png", "b.png"):
+        picture(tmp_path / "in" / name, 40, 60)
+    out = tmp_path / "out"
+    unirain(tmp_path / "in", "-o", out, "--compare")
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*.png")}
+    sheet = (out / "a.png-compare.jpg").read_bytes()
+    (out / "a.png-compare.jpg").unlink()
+    output = unirain(tmp_path / "in", "-o", out, "--compare")
+    assert "Skipped 1 finished" in output and "Derained 1 of 1" in output
+    assert (out / "a.png-compare.jpg").read_bytes() == sheet
+    assert before == {path: path.stat().st_mtime_ns for path in out.glob("*.png")}
 
 
 def test_tiles_and_batches_give_the_same_pictures(unirain, tmp_path):
@@ -164,6 +182,25 @@ def test_demo_derains_the_examples_and_lays_them_out(tiny_checkpoint, tmp_path, 
     assert result.exit_code == 1 and "not installed" in result.output
 
 
+def test_rain_writes_both_pictures_or_none(tmp_path):
+    photograph = picture(tmp_path / "a.png", 64, 64)
+
+    def rain(*options, code=0):
+        result = CliRunner().invoke(cli.app, ["rain", str(photograph), *map(str, options)])
+        assert result.exit_code == code, result.output
+        return result.output
+
+    out, clean = tmp_path / "rainy.png", tmp_path / "clean.webp"
+    one_sentence(rain("-o", out, "--clean", tmp_path / "clean.xyz", code=1), "clean.xyz does not say")
+    one_sentence(rain("-o", tmp_path / "rainy", "--clean", clean, code=1), "rainy does not say")
+    one_sentence(rain("-o", out, "--clean", out, code=1), "cannot both be")
+    assert tree(tmp_path) == {"a.png"}
+    rain("-o", out, "--clean", clean)
+    assert open_image(out).size == open_image(clean).size == (64, 64)
+    one_sentence(rain("-o", out, code=1), "exists already")
+    one_sentence(rain("-o", photograph, "--overwrite", code=1), "unless it is the photograph")
+
+
 # What it leaves alone
 
 
@@ -185,20 +222,27 @@ def test_output_older_than_its_input_is_reported_not_replaced(unirain, tmp_path)
     before = (tmp_path / "out" / "a.png").read_bytes()
     later = time.time() + 100
     os.utime(picture(source, seed=5), (later, later))
-    assert "is older than" in unirain(tmp_path / "in", "-o", tmp_path / "out", code=1)
+    assert "not the result of" in unirain(tmp_path / "in", "-o", tmp_path / "out", code=1)
     assert (tmp_path / "out" / "a.png").read_bytes() == before
 
 
-def test_pictures_of_another_checkpoint_are_not_taken_as_finished(unirain, tiny_checkpoint, tmp_path):
-    picture(tmp_path / "in" / "a.png")
-    unirain(tmp_path / "in", "-o", tmp_path / "out")
+@pytest.fixture
+def other_checkpoint(tiny_checkpoint, tmp_path) -> Path:
+    """As the tiny checkpoint, with other weights."""
     other = shutil.copytree(tiny_checkpoint, tmp_path / "other")
     model = load_derainer(other).model
     model.output_projection.weight.data.mul_(2)
     model.save_pretrained(other)
-    one_sentence(unirain(tmp_path / "in", "-o", tmp_path / "out", checkpoint=other, code=1), "another checkpoint")
-    unirain(tmp_path / "in", "-o", tmp_path / "out", "--overwrite", checkpoint=other)
-    assert json.loads((tmp_path / "out" / cli.RUN_RECORD).read_text())["checkpoint"] == str(other)
+    return other
+
+
+def test_pictures_of_another_checkpoint_are_not_taken_as_finished(unirain, other_checkpoint, tmp_path):
+    picture(tmp_path / "in" / "a.png")
+    unirain(tmp_path / "in", "-o", tmp_path / "out")
+    again = ["-o", tmp_path / "out"]
+    one_sentence(unirain(tmp_path / "in", *again, checkpoint=other_checkpoint, code=1), "another checkpoint")
+    unirain(tmp_path / "in", *again, "--overwrite", checkpoint=other_checkpoint)
+    assert json.loads((tmp_path / "out" / cli.RUN_RECORD).read_text())["checkpoint"] == str(other_checkpoint)
 
 
 def test_input_is_never_overwritten_unasked(unirain, tmp_path):
@@ -217,6 +261,36 @@ def test_existing_file_is_not_replaced_unasked(unirain, tmp_path):
     one_sentence(unirain(source, "-o", other, code=1), "exists already")
 
 
+def test_sheet_is_checked_like_a_result(unirain, tmp_path):
+    source, own = picture(tmp_path / "in" / "a.png"), tmp_path / "b.png-compare.jpg"
+    own.write_text("mine")
+    one_sentence(unirain(source, "-o", tmp_path / "b.png", "--compare", code=1), f"{own} exists already")
+    (tmp_path / "out").mkdir()
+    own = own.rename(tmp_path / "out" / "a.png-compare.jpg")
+    said = unirain(source, "-o", tmp_path / "out", "--compare", code=1)
+    assert f"Failed: {own} is not the result of {source}" in said
+    assert own.read_text() == "mine" and tree(tmp_path / "out") == {own.name, cli.RUN_RECORD}
+    picture(tmp_path / "in" / "a.png-compare.jpg")
+    said = unirain(tmp_path / "in", "-o", tmp_path / "new", "--compare", code=1)
+    one_sentence(said, "would both be written to", tmp_path / "new" / "a.png-compare.jpg")
+
+
+def test_file_from_before_the_first_run_is_not_taken_as_finished(unirain, tmp_path):
+    source = picture(tmp_path / "in" / "a.png")
+    (tmp_path / "out").mkdir()
+    copy = Path(shutil.copyfile(source, tmp_path / "out" / "a.png"))
+    said = unirain(tmp_path / "in", "-o", tmp_path / "out", code=1)
+    assert f"{copy} is not the result of" in said and copy.read_bytes() == source.read_bytes()
+
+
+def test_damaged_record_is_one_sentence(unirain, tmp_path):
+    source, record = picture(tmp_path / "a.png"), tmp_path / "out" / cli.RUN_RECORD
+    record.parent.mkdir()
+    for text in ("{", "[]", "{}", "\xff"):
+        record.write_text(text, encoding="latin-1")
+        one_sentence(unirain(source, "-o", record.parent, code=1), record, "is damaged")
+
+
 MANY = 16
 """Pictures of a run that is to be stopped: enough that it is not over before the signal arrives."""
 
@@ -231,28 +305,29 @@ def environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[1])} | threads
 
 
-def derain_folder(checkpoint) -> list:
+def derain_folder(checkpoint, *options) -> list:
     """The command that derains `in/` into `out/`, for another process."""
     command = "-m modeling_unirain.cli derain in -o out --checkpoint"
-    return [sys.executable, *command.split(), checkpoint]
+    return [sys.executable, *command.split(), checkpoint, *options]
 
 
-def started(tiny_checkpoint, folder: Path, pictures: int) -> subprocess.Popen:
+def started(checkpoint, folder: Path, *options) -> subprocess.Popen:
     """A run in another process over 600 x 800 pictures, of which at least one is done."""
-    for number in range(pictures):
-        picture(folder / "in" / f"{number}.png", 600, 800, seed=number)
-    command = derain_folder(tiny_checkpoint)
+    for number in range(MANY):
+        path = picture(folder / "in" / f"{number}.png", 600, 800, seed=number)
+        os.utime(path, (0, 0))  # older than any output
+    command, since, first = derain_folder(checkpoint, *options), time.time(), folder / "out" / "0.png"
     process = subprocess.Popen(
         command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment()
     )
-    while not (folder / "out" / "0.png").exists():
+    while not (first.exists() and first.stat().st_mtime > since):
         assert process.poll() is None, process.stdout.read()
         time.sleep(0.01)
     return process
 
 
 def test_killed_folder_run_goes_on_where_it_was(unirain, tiny_checkpoint, tmp_path):
-    process = started(tiny_checkpoint, tmp_path, MANY)
+    process = started(tiny_checkpoint, tmp_path)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     finished = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("[0-9]*.png")}
@@ -263,16 +338,38 @@ def test_killed_folder_run_goes_on_where_it_was(unirain, tiny_checkpoint, tmp_pa
     assert f"Skipped {len(finished)} finished" in output and f"Derained {MANY - len(finished)} of" in output
     assert all(path.stat().st_mtime_ns == written for path, written in finished.items())
     assert tree(tmp_path / "out") == {*(f"{number}.png" for number in range(MANY)), cli.RUN_RECORD}
-    unirain(tmp_path / "in", "-o", tmp_path / "undisturbed")
-    for number in range(MANY):
+    unirain(tmp_path / "in" / "[01].png", "-o", tmp_path / "undisturbed")
+    for number in range(2):
         a, b = (digest(tmp_path / folder / f"{number}.png") for folder in ("out", "undisturbed"))
         assert a == b
 
 
+def test_killed_run_that_replaces_another_checkpoints_pictures_leaves_no_mixture(
+    unirain, tiny_checkpoint, other_checkpoint, tmp_path
+):
+    for number in range(MANY):
+        picture(tmp_path / "in" / f"{number}.png", seed=number)  # small: what is left of these results is easy to tell
+    unirain(tmp_path / "in", "-o", tmp_path / "out")
+    process = started(other_checkpoint, tmp_path, "--overwrite")
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    left = [path for path in (tmp_path / "out").glob("[0-9]*.png") if open_image(path).size != (600, 800)]
+    assert 1 <= len(left) < MANY
+    one_sentence(unirain(tmp_path / "in", "-o", tmp_path / "out", code=1), "another checkpoint")
+    for path in left[2:]:  # a few are enough
+        (tmp_path / "in" / path.name).unlink()
+    left, finished = left[:2], MANY - len(left)
+    output = unirain(tmp_path / "in", "-o", tmp_path / "out", checkpoint=other_checkpoint)
+    assert f"Skipped {finished} finished" in output and f"Derained {len(left)} of" in output
+    derain = load_derainer(other_checkpoint)
+    for path in [*left, tmp_path / "out" / "0.png"]:
+        assert np.array_equal(np.asarray(Image.open(path)), np.asarray(derain(tmp_path / "in" / path.name)))
+
+
 def test_ctrl_c_says_how_far_it_came(tiny_checkpoint, tmp_path):
-    process = started(tiny_checkpoint, tmp_path, MANY)
+    process = started(tiny_checkpoint, tmp_path)
     process.send_signal(signal.SIGINT)
-    output = process.communicate(timeout=200)[0].decode()
+    output = process.communicate()[0].decode()
     assert process.returncode == cli.INTERRUPTED
     assert re.search(rf"Interrupted: \d+ of {MANY} done", output) and "Traceback" not in output
     assert not list((tmp_path / "out").glob(".*.part"))
