@@ -11,8 +11,8 @@ from statistics import fmean, stdev
 from distillation_decisions import decided, without_parts
 from transformers.utils.logging import disable_progress_bar
 
+from modeling_unirain import load_derainer
 from modeling_unirain.evaluation import EvaluationPair, evaluate_pairs, find_pairs
-from modeling_unirain.pipeline_unirain import load_derainer
 from modeling_unirain.training.arguments import parse_arguments
 
 

@@ -32,7 +32,7 @@ from modeling_unirain.distillation.structural import SIDE
 ROOT = Path(__file__).resolve().parents[1]
 MANY = 2_000_000
 CORES = 64
-TOLD = re.compile(r"^([\w.-]+): seen ([\d,]+).*; ([\d.]+) s$", re.MULTILINE)
+TOLD = re.compile(r"^([\w.-]+): (\w.*); ([\d.]+) s$", re.MULTILINE)
 MAIN_ALONE = ("pair-list", "duplicates", "verdict", "write")
 """Stages over the candidates that are not shared by the processes."""
 WIDTH = {"text": 384, "image": 64}
@@ -99,9 +99,11 @@ def _rates(data: Path, work_dir: Path, pairs: int, processes: int) -> dict[str, 
         raise OSError(f"distill_dataset.py ended with {run.returncode}: {run.stderr[-1000:]}")
     seen: dict[str, int] = {}
     seconds: dict[str, float] = {}
-    for stage, count, took in TOLD.findall(run.stderr):
+    for stage, told, took in TOLD.findall(run.stderr):
+        counts = {name: int(count.replace(",", "")) for name, count in re.findall(r"(\S[^,]*) ([\d,]+)(?:, |$)", told)}
+        count = counts.get("seen", sum(counts.values()))  # of the verdicts, every one is counted under its reason
         every_process = stage.endswith("-list")  # every process lists everything; the other stages' shards are shared
-        seen[stage] = int(count.replace(",", "")) + (0 if every_process else seen.get(stage, 0))
+        seen[stage] = count + (0 if every_process else seen.get(stage, 0))
         seconds[stage] = max(seconds.get(stage, 0.05), float(took))
     return {stage: seen[stage] / seconds[stage] for stage in seen}
 

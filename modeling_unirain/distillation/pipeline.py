@@ -60,7 +60,7 @@ from modeling_unirain.distillation.shards import (
 from modeling_unirain.distillation.sources import Fetcher, Identified, list_pairs, list_references
 from modeling_unirain.distillation.structural import SIDE, difference_hash, luma_thumbnail, rain_energy
 from modeling_unirain.distillation.voting import verdict
-from modeling_unirain.distillation.writing import CorpusWriter
+from modeling_unirain.distillation.writing import PROBE, CorpusWriter
 
 
 logger = logging.getLogger(__name__)
@@ -577,16 +577,16 @@ class Distillation:
                     raise ValueError(f"--{name} {folder} lies inside {source}, which is read: choose another folder")
             try:
                 folder.mkdir(parents=True, exist_ok=True)
-                with written(folder / f".writable-{self.process.rank}") as temporary:
-                    temporary.write_bytes(b"")
-                (folder / f".writable-{self.process.rank}").unlink()
+                probe = folder / f"{PROBE}{self.process.rank}"  # the other processes look into the folder meanwhile
+                probe.write_bytes(b"?")
+                probe.unlink()
             except OSError as error:
                 raise OSError(f"--{name} {folder} cannot be written to ({error.strerror})") from error
         self.writer.check()
         self.backends.check()
 
     def _check_space(self, pairs: int) -> None:
-        used = sum(file.stat().st_size for file in self.work_dir.rglob("*") if file.is_file())
+        used = sum(_size(file) for file in self.work_dir.rglob("*"))
         needed, free = pairs * BYTES_PER_PAIR - used, shutil.disk_usage(self.work_dir).free
         if needed > free:
             raise OSError(
@@ -641,6 +641,14 @@ def _unusable(record: RainPair | Reference, reason: str, detail: str) -> dict[st
     row = dict.fromkeys(INSPECTED_SCHEMA.names)
     zero = {"width": 0, "height": 0, "pixels": 0, "hash": 0, "rain_energy": 0.0}
     return {**row, **zero, "pair_id": _id(record), "reason": reason, "detail": detail[:DETAIL_LENGTH]}
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file; 0 of one that another process has renamed meanwhile."""
+    try:
+        return path.stat().st_size if path.is_file() else 0
+    except FileNotFoundError:
+        return 0
 
 
 def _source_name(source: str) -> str:

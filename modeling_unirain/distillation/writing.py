@@ -37,6 +37,8 @@ DISTILLED, REJECTED, REAL = "distilled", "rejected", "real"
 ROW_GROUP = 32
 """Pairs of a row group, as `datasets` advises for pictures: what a reader must fetch to see one."""
 MARKER = "distillation.json"
+PROBE = ".writable-"
+"""What every process begins the name of a file with that it writes for a moment, to see whether it can."""
 UNTYPED = "untyped"
 
 
@@ -101,7 +103,7 @@ class CorpusWriter:
         """Raise `ValueError` if the output folder holds something that is not ours to replace."""
         if (self.output_dir / MARKER).exists():
             return
-        ours = (".building-", ".writable-")
+        ours = (".building-", PROBE)
         others = [path.name for path in self.output_dir.iterdir() if not path.name.startswith(ours)]
         known = {"data", "README.md", "report.html"}  # a kill between the moves leaves these behind
         if others and not (set(others) <= known and any(self.output_dir.glob(".building-*"))):

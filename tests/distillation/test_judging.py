@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from distillation.tiny_checkpoints import tiny_llava
+from distillation.tiny_checkpoints import tiny_llava, tiny_tokenizer
 
 from modeling_unirain.distillation.judging import DEFAULT_PROMPT, Prompt, VlmJudge, bounded, parse_answer, vote_of
 from modeling_unirain.distillation.protocols import JudgeCase, RetrievedReference, Triplet
@@ -164,3 +164,15 @@ def test_weights_out_of_reach_name_the_preset_that_needs_none(monkeypatch):
 def test_an_empty_folder_is_named(tmp_path):
     with pytest.raises(OSError, match="holds no weights"):
         VlmJudge(str(tmp_path), Prompt.from_file()).check()
+
+
+def test_a_model_that_transformers_does_not_know_is_one_short_sentence(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    (tmp_path / "config.json").write_text('{"model_type": "llava"}')
+    (tmp_path / "processor_config.json").write_text(
+        '{"processor_class": "LlavaProcessor", "image_processor": {"image_processor_type": "FutureImageProcessor"}}'
+    )
+    tiny_tokenizer(ends_with_eos=False).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="processor of .* cannot be loaded") as raised:
+        VlmJudge(str(tmp_path), Prompt.from_file()).check()
+    assert "\n" not in str(raised.value) and len(str(raised.value)) < 600

@@ -1,5 +1,6 @@
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from datasets import ClassLabel, Image, load_dataset
@@ -264,6 +265,13 @@ def test_a_foreign_output_folder_is_left_alone(data, tmp_path):
     with pytest.raises(ValueError, match="thesis.txt"):
         distil(data, tmp_path)
     assert (tmp_path / "output" / "thesis.txt").read_text() == "mine"
+
+
+def test_processes_that_start_together_do_not_take_each_others_probe_for_a_foreign_file(data, tmp_path):
+    runs = [Distillation(arguments(data, tmp_path), backends(), Process(rank, 8)) for rank in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(20):
+            list(pool.map(Distillation._check, runs))
 
 
 def test_a_backend_that_cannot_work_is_found_before_the_first_picture(data, tmp_path):
