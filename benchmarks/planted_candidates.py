@@ -20,8 +20,8 @@ from modeling_unirain.rain import render_rain
 
 DEFECTS = {"tuning": TUNING, "final": FINAL}
 SPLITS = tuple(DEFECTS)
-SALT = {"tuning": "", "final": "final "}
-"""Which pairs are drawn. The final half's were drawn anew, with its kinds of defects, when the older ones had been looked at."""
+SALT = {"tuning": "", "final": "third "}
+"""Which pairs are drawn. The final half's are drawn anew whenever its kinds of defects are, with a new word here."""
 HALVED_SETS = ("DRS/rain800", "DRS/nitedr_day", "NRS/nitedr_night")
 FINAL_SETS = ("DRS/carlarain_day", "NRS/carlarain_night", "NRS/bdd_night")
 APART = "DRD/robotcar_tiles"
