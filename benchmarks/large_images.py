@@ -23,6 +23,12 @@ def resident(field: str) -> float:
     return int(re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
 
 
+def forget_peak() -> float:
+    """Start VmHWM, the peak of VmRSS, anew (Linux); what is resident now, in MiB."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return resident("VmRSS")
+
+
 def measure(width: int, height: int, arguments: argparse.Namespace) -> str:
     """One row of the table; runs in a process of its own."""
     import numpy as np
@@ -43,8 +49,7 @@ def measure(width: int, height: int, arguments: argparse.Namespace) -> str:
     pipe.restore([np.zeros((64, 64, 3), np.uint8)])  # what is loaded and allocated once
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     passes = []
-    Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
-    before, started = resident("VmRSS"), time.perf_counter()
+    before, started = forget_peak(), time.perf_counter()
     pipe.restore([image], on_progress=lambda done, total: passes.append(total), **options)
     seconds = time.perf_counter() - started
     working = resident("VmHWM") - before - image.nbytes / 2**20

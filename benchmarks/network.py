@@ -1,12 +1,13 @@
 """What the network costs: `python benchmarks/network.py [--sizes unirain unirain-base] [--rounds 5] [--compile]`.
 
-Prints one table of counts, one of times and one of memory. All times of a device are taken in one process, the
-variants in turn, so that they can be compared with one another; each is the best of the rounds. "All experts" runs
-the hard decoder with k = experts: what sparsity saves. Peak memory is taken in a process of its own.
+Prints one table of counts, one of times, one of batches and one of memory. All times of a device are taken in one
+process, the variants in turn, so that they can be compared with one another; each is the best of the rounds. On a CPU
+they are taken by the clock with all threads, and as CPU time with one: the latter is (nearly) the same however busy the
+machine is. "All experts" runs the hard decoder with k = experts: what sparsity saves. Peak memory is taken in a process
+of its own.
 """
 
 import argparse
-import resource
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from large_images import forget_peak, resident
 from torch.utils.flop_counter import FlopCounterMode
 
 from modeling_unirain.configuration_unirain import NAMED_SIZES, UniRainConfig
@@ -75,34 +77,52 @@ def variants(size: str, device: str, compiled: bool) -> list[Variant]:
     return ways
 
 
-def seconds(variant: Variant, device: str) -> float:
-    start = time.perf_counter()
+def seconds(variant: Variant, device: str, clock: Callable[[], float]) -> float:
+    start = clock()
     with torch.inference_mode():
         variant.run(variant.images)
     if device == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return clock() - start
 
 
-def best_times(ways: list[Variant], device: str, rounds: int) -> list[float]:
+def best_times(
+    ways: list[Variant], device: str, rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> list[float]:
     """The best of `rounds` for every variant, taken in turn after one warm-up each."""
     for way in ways:
-        seconds(way, device)
-    return [min(times) for times in zip(*[[seconds(way, device) for way in ways] for _ in range(rounds)], strict=True)]
+        seconds(way, device, clock)
+    taken = [[seconds(way, device, clock) for way in ways] for _ in range(rounds)]
+    return [min(times) for times in zip(*taken, strict=True)]
+
+
+def cpu_times(ways: list[Variant], rounds: int) -> list[float]:
+    """CPU seconds of the process with one thread: several threads would also count what they wait for one another."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return best_times(ways, "cpu", rounds, time.process_time)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def times(sizes: list[str], device: str, rounds: int, compiled: bool) -> None:
-    threads = f", {torch.get_num_threads()} threads" if device == "cpu" else f", {torch.cuda.get_device_name()}"
     ways = [way for size in sizes for way in variants(size, device, compiled)]
-    measured = best_times(ways, device, rounds)
-    base = next(
-        (t for way, t in zip(ways, measured, strict=True) if (way.size, way.name) == ("unirain-base", "fp32")), None
-    )
-    print(f"\n## One image of {SIZE} x {SIZE} on {device}{threads}\n")
-    print("| size | variant | time | unirain-base fp32 is slower by |\n| --- | --- | --- | --- |")
-    for way, time_taken in zip(ways, measured, strict=True):
-        ratio = f"{base / time_taken:.1f}" if base else "-"
-        print(f"| {way.size} | {way.name} | {time_taken * 1e3:.1f} ms | {ratio} |")
+    if device == "cpu":
+        columns = {f"time, {torch.get_num_threads()} threads": best_times(ways, device, rounds)}
+        columns["CPU time, 1 thread"] = cpu_times(ways, rounds)
+    else:
+        columns = {f"time, {torch.cuda.get_device_name()}": best_times(ways, device, rounds)}
+    base = next((i for i, way in enumerate(ways) if (way.size, way.name) == ("unirain-base", "fp32")), None)
+    print(f"\n## One image of {SIZE} x {SIZE} on {device}\n")
+    print("| size | variant |" + "".join(f" {name} | unirain-base fp32 takes |" for name in columns))
+    print("| --- | --- |" + " --- | --- |" * len(columns))
+    for i, way in enumerate(ways):
+        cells = [
+            f" {taken[i] * 1e3:.1f} ms | " + (f"{taken[base] / taken[i]:.1f} x |" if base is not None else "- |")
+            for taken in columns.values()
+        ]
+        print(f"| {way.size} | {way.name} |" + "".join(cells), flush=True)
 
     print(f"\n## Images of {SIZE} x {SIZE} per second by batch on {device}, fp32, channels_last\n")
     print("| size |" + "".join(f" {batch} |" for batch in BATCHES) + "\n| --- |" + " --- |" * len(BATCHES))
@@ -114,7 +134,7 @@ def times(sizes: list[str], device: str, rounds: int, compiled: bool) -> None:
         rates = [
             batch / best for batch, best in zip(BATCHES, best_times(batches, device, max(2, rounds // 2)), strict=True)
         ]
-        print(f"| {size} |" + "".join(f" {rate:.2f} |" for rate in rates))
+        print(f"| {size} |" + "".join(f" {rate:.2f} |" for rate in rates), flush=True)
 
 
 def peak_memory(size: str, device: str) -> float:
@@ -135,9 +155,9 @@ def measure_memory(size: str) -> float:
     model = build(size).to(memory_format=torch.channels_last)
     with torch.inference_mode():
         model(torch.rand(1, 3, 64, 64))
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        before = forget_peak()
         model(torch.rand(1, 3, 512, 512))
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10
+    return resident("VmHWM") - before
 
 
 def main() -> None:
