@@ -1,7 +1,8 @@
 """Makes an exported checkpoint the one that comes with the package:
 
-    python benchmarks/release.py runs/unirain/export --data data/test
+    python benchmarks/release.py runs/unirain/export --data data/test rendered
 
+`rendered` is what `benchmarks/rendered_sets.py` writes.
 Stores the weights in float16, measures what is then bundled on the test sets, and writes the figures into the card and
 into the README; the full report, with its sheets, is written beside the export.
 """
@@ -69,11 +70,11 @@ def table(report: EvaluationReport) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("export", type=Path)
-    parser.add_argument("--data", type=Path, required=True, help="test sets, TYPE/NAME/{input,target}")
+    parser.add_argument("--data", nargs="+", required=True, help="folders of test sets, TYPE/NAME/{input,target}")
     arguments = parser.parse_args()
 
     bundle(arguments.export, BUNDLED)
-    pairs = list(find_pairs(str(arguments.data)))
+    pairs = [pair for folder in arguments.data for pair in find_pairs(folder)]
     report = evaluate(load_derainer(BUNDLED), pairs, arguments.export.parent / "report", overwrite=True)
     results = table(report)
 
