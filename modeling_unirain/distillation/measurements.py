@@ -17,6 +17,7 @@ from torch import Tensor
 WORKING_SIZE = 320
 """Largest side of the crop that is measured; a bound on time and memory per image."""
 LUMA_WEIGHTS = torch.tensor([0.299, 0.587, 0.114])
+LAPLACIAN = torch.tensor([[1.0, -2.0, 1.0], [-2.0, 4.0, -2.0], [1.0, -2.0, 1.0]])[None, None]
 BLOCK = 32
 """Side of the blocks over which local agreement is measured."""
 LINE_TAPS = 11
@@ -113,6 +114,33 @@ def blockiness(image: Tensor) -> float:
     The phase of the grid is searched, since a crop may have moved it.
     """
     return 0.5 * (_column_blockiness(image) + _column_blockiness(image.T))
+
+
+def noise_levels(image: Tensor, size: int = 16) -> tuple[Tensor, Tensor]:
+    """Noise and deviation of luma (h, w) in blocks of `size` pixels; (n,) each. Noise by Immerkaer's Laplacian (1996), which edges hardly move."""
+    response = F.conv2d(image[None, None], LAPLACIAN)[0, 0].abs() * math.sqrt(math.pi / 2) / 6
+    return blocks(response, size).mean(1), blocks(image[1:-1, 1:-1], size).std(1)
+
+
+def repeated_pixels(image: Tensor, size: int = 16) -> float:
+    """Share of pixels (3, h, w) that equal their neighbour, in the more textured half of blocks: large where pixels were repeated to
+    enlarge a picture, or where only a few levels are left."""
+    right = (image[:, :-1, 1:] == image[:, :-1, :-1]).all(0)
+    below = (image[:, 1:, :-1] == image[:, :-1, :-1]).all(0)
+    equal = blocks(0.5 * (right.float() + below.float()), size).mean(1)
+    deviation = blocks(luma(image)[:-1, :-1], size).std(1)
+    textured = deviation >= max(float(deviation.median()), 4.0)
+    return float(equal[textured].mean()) if textured.any() else 0.0
+
+
+def level_share(image: Tensor) -> float:
+    """Share of the values between a channel's darkest and brightest that occur at all, for the channel with most; 1 in photographs."""
+    shares = []
+    for channel in image.byte().numpy():
+        low, high = (int(value) for value in np.quantile(channel[::2, ::2], [0.02, 0.98]))
+        counts = np.bincount(channel.ravel(), minlength=256)[low : high + 1]
+        shares.append(float((counts > 0).mean()) if high - low >= 16 else 1.0)
+    return max(shares)
 
 
 def displacement(a: Tensor, b: Tensor) -> tuple[float, float]:

@@ -12,8 +12,6 @@ from modeling_unirain.distillation.local_judges import (
     PairIntegrityJudge,
     RainLayerJudge,
     ReferenceDistanceJudge,
-    border_agreement,
-    texture_gain,
 )
 from modeling_unirain.distillation.measurements import (
     blockiness,
@@ -23,6 +21,7 @@ from modeling_unirain.distillation.measurements import (
     orientation,
     power_spectrum,
 )
+from modeling_unirain.distillation.pair_measurements import border_agreement, texture_gain
 from modeling_unirain.distillation.protocols import JudgeCase, RetrievedReference, Triplet
 from modeling_unirain.distillation.voting import majority
 from modeling_unirain.rain import render_rain
