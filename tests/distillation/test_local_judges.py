@@ -17,11 +17,20 @@ from modeling_unirain.distillation.measurements import (
     blockiness,
     box_blur,
     displacement,
+    level_share,
     line_filter,
+    luma,
     orientation,
     power_spectrum,
+    repeated_pixels,
 )
-from modeling_unirain.distillation.pair_measurements import border_agreement, texture_gain
+from modeling_unirain.distillation.pair_measurements import (
+    border_agreement,
+    colour_changes,
+    layout_kept,
+    noise_gain,
+    texture_gain,
+)
 from modeling_unirain.distillation.protocols import JudgeCase, RetrievedReference, Triplet
 from modeling_unirain.distillation.voting import majority
 from modeling_unirain.rain import render_rain
@@ -104,6 +113,10 @@ DEFECTS = {
         to_uint8(target + np.abs(rainy.astype(float) - target).max(2, keepdims=True) * [0.9, -0.9, -0.9]),
         target,
     ),
+    "noisy": lambda rainy, target: (rainy, to_uint8(target + np.random.default_rng(0).normal(0, 20, target.shape))),
+    "posterised": lambda rainy, target: (rainy, to_uint8(np.rint(target / 28.0) * 28)),
+    "pixels repeated": lambda rainy, target: (rainy, target[::3, ::3].repeat(3, 0).repeat(3, 1)[:256, :256]),
+    "pasted over": lambda rainy, target: (np.concatenate([rainy[:, :110], photograph(999)[:, 110:]], axis=1), target),
 }  # fmt: skip
 
 
@@ -200,3 +213,50 @@ def test_outlines_of_rain_show_in_a_target_only_when_rain_is_left():
     rain[20:230, 31::23] = 60
     assert abs(border_agreement(rain, scene)) < 0.05
     assert border_agreement(0.4 * rain, scene + 0.6 * rain) > 0.2
+
+
+def coloured(seed=0, side=192):
+    """Large areas of strong colours under fine grey texture, float (3, side, side)."""
+    rng = np.random.default_rng(seed)
+    areas = np.kron(rng.uniform(40, 200, (3, side // 32, side // 32)), np.ones((32, 32)))
+    return torch.from_numpy(areas + rng.normal(0, 6, (side, side))).float()
+
+
+def test_colour_changes_are_those_made():
+    image = coloured()
+    grey = luma(image).expand(3, -1, -1)
+    halved = grey + 0.5 * (image - grey)
+    unchanged, weaker = colour_changes(image, image), colour_changes(image, halved)
+    assert unchanged["colour_gain"] == unchanged["red_blue_shift"] == 0 and unchanged["colour_kept"] == pytest.approx(
+        1
+    )
+    assert weaker["colour_gain"] == pytest.approx(-1, abs=0.1) and weaker["colour_kept"] == pytest.approx(
+        0.5, abs=0.02
+    )
+    warmer = image * torch.tensor([1.2, 1.0, 1 / 1.2])[:, None, None]
+    cast = colour_changes(image, warmer)
+    assert cast["red_blue_shift"] == pytest.approx(2 * np.log2(1.2), abs=0.06)
+    assert cast["red_blue_everywhere"] == pytest.approx(2 * np.log2(1.2), abs=0.08)
+
+
+def test_noise_gain_is_the_ratio_of_noise():
+    scene = box_blur(torch.randn(256, 256, generator=torch.Generator().manual_seed(0)) * 60, 15) + 100
+    noise = torch.randn(256, 256, generator=torch.Generator().manual_seed(1))
+    assert noise_gain(scene + 2 * noise, scene + 8 * noise) == pytest.approx(2, abs=0.3)
+
+
+def test_levels_and_repeated_pixels_tell_pictures_apart():
+    image = torch.from_numpy(photograph(5).transpose(2, 0, 1).copy()).float()
+    assert level_share(image) > 0.95 and repeated_pixels(image) < 0.15
+    posterised = torch.round(image / 32) * 32
+    assert level_share(posterised) < 0.1 and repeated_pixels(posterised) > 0.25
+    enlarged = image[:, ::2, ::2].repeat_interleave(2, 1).repeat_interleave(2, 2)
+    assert repeated_pixels(enlarged) > 0.45
+
+
+def test_layout_is_kept_under_streaks_and_lost_where_another_scene_is_pasted():
+    rainy, target = rendered(3)
+    pasted = rainy.copy()
+    pasted[:, 128:] = photograph(999)[:, 128:]
+    assert layout_kept(target, target) == pytest.approx(1)
+    assert layout_kept(rainy, target) > 0.5 > 0.3 > layout_kept(pasted, target)
