@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
+from distillation.tiny_corpus import contents, distil
 from PIL import Image
 
 from modeling_unirain.distillation.endpoint import API_KEY_VARIABLE, EndpointJudge
@@ -248,6 +249,18 @@ def test_check_says_when_nothing_listens():
         EndpointJudge("http://127.0.0.1:9/v1", "vlm", Prompt("{query}{references}"), timeout=1).check()
     with pytest.raises(ValueError, match="URL#MODEL"):
         EndpointJudge("127.0.0.1:8000", "vlm", Prompt("{query}{references}"))
+
+
+def test_a_run_that_the_endpoint_stopped_goes_on_with_the_cases_it_has_no_answer_to(server, data, tmp_path):
+    judge = judge_of(server, attempts=1, timeout=30)
+    server.faults = [""] * 8 + ["500"] * 99  # the first shard has eight cases
+    with pytest.raises(OSError, match="answered none"):
+        distil(data, tmp_path / "stopped", {"judges": (judge,)})
+    server.faults, server.requests = [], []
+    distil(data, tmp_path / "stopped", {"judges": (judge,)})
+    assert len(server.requests) == 12
+    distil(data, tmp_path / "unbroken", {"judges": (judge,)})
+    assert contents(tmp_path / "stopped" / "output") == contents(tmp_path / "unbroken" / "output")
 
 
 def _brightness(request):
