@@ -5,7 +5,9 @@ whole, from the average of its features; a route can be kept and handed back, wh
 image come to agree.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -143,6 +145,32 @@ class UniRainExpert(nn.Module):
         return gate
 
 
+class Pooling(NamedTuple):
+    """What a router averages over beside height and width.
+
+    Attributes:
+        batch (`bool`): The batch holds windows of one image, which are averaged over as well.
+        core (`tuple[float, float, float, float]`, *optional*): Only this part of a window, as shares of its height and
+            width: top, bottom, left, right. What surrounds it makes the features as they are in the whole image.
+    """
+
+    batch: bool = False
+    core: tuple[float, float, float, float] | None = None
+
+    def average(self, hidden_states: Tensor) -> Tensor:
+        """`(batch, channels, height, width)` -> `(batch, channels)`, float32."""
+        if self.core is not None:
+            height, width = hidden_states.shape[2:]
+            top, bottom, left, right = self.core
+            rows, columns = (
+                slice(round(top * height), round(bottom * height)),
+                slice(round(left * width), round(right * width)),
+            )
+            hidden_states = hidden_states[:, :, rows, columns]
+        pooled = hidden_states.mean(dim=(2, 3), dtype=torch.float32)
+        return pooled.mean(dim=0, keepdim=True).expand_as(pooled) if self.batch else pooled
+
+
 class UniRainRouter(nn.Module):
     """σ(W(φ(x + ε))): one weight an expert and image, from the average of the image's features (section 3.2).
 
@@ -156,19 +184,18 @@ class UniRainRouter(nn.Module):
         self.noise_std = noise_std
         self.project = nn.Linear(hidden_size, num_experts)
 
-    def forward(self, hidden_states: Tensor, pool_batch: bool = False) -> Tensor:
-        """`(batch, channels, height, width)` -> `(batch, experts)`, float32, each row summing to one.
-
-        With `pool_batch` the batch holds windows of one image and is averaged over as well.
-        """
-        pooled = hidden_states.mean(dim=(2, 3), dtype=torch.float32)
-        if pool_batch:
-            pooled = pooled.mean(dim=0, keepdim=True).expand_as(pooled)
+    def forward(self, hidden_states: Tensor, pooling: Pooling) -> Tensor:
+        """`(batch, channels, height, width)` -> `(batch, experts)`, float32, each row summing to one."""
+        pooled = pooling.average(hidden_states)
         if self.training and self.noise_std > 0:
             pooled = pooled + self.noise_std * torch.randn_like(pooled)
         # Written out, since autocast would take a matrix product to half precision.
         logits = (pooled[:, None] * self.project.weight.float()).sum(-1) + self.project.bias.float()
         return logits.softmax(dim=-1, dtype=torch.float32)  # under autocast the logits are bfloat16
+
+    def select(self, probabilities: Tensor) -> Tensor:
+        """The weights to apply: here all of them."""
+        return probabilities
 
 
 class UniRainTopKRouter(UniRainRouter):
@@ -196,10 +223,10 @@ class UniRainSoftMoE(nn.Module):
         self.router = UniRainRouter(hidden_size, config.num_experts, config.router_noise_std)
         self.experts = nn.ModuleList(UniRainExpert(hidden_size, expansion, kind) for kind in config.expert_types)
 
-    def route(self, hidden_states: Tensor, pool_batch: bool) -> tuple[Tensor, Tensor]:
+    def route(self, hidden_states: Tensor, pooling: Pooling) -> tuple[Tensor, Tensor]:
         """The weights to apply and the router's probabilities, both `(batch, experts)`; here they are the same."""
-        probabilities = self.router(hidden_states, pool_batch)
-        return probabilities, probabilities
+        probabilities = self.router(hidden_states, pooling)
+        return self.router.select(probabilities), probabilities
 
     def forward(self, hidden_states: Tensor, weights: Tensor) -> Tensor:
         weights = weights.to(hidden_states.dtype)[:, :, None, None, None]
@@ -216,9 +243,9 @@ class UniRainHardMoE(nn.Module):
         )
         self.experts = nn.ModuleList(UniRainExpert(hidden_size, expansion, kind) for kind in config.expert_types)
 
-    def route(self, hidden_states: Tensor, pool_batch: bool) -> tuple[Tensor, Tensor]:
+    def route(self, hidden_states: Tensor, pooling: Pooling) -> tuple[Tensor, Tensor]:
         """The weights to apply and the router's probabilities, both `(batch, experts)`."""
-        probabilities = self.router(hidden_states, pool_batch)
+        probabilities = self.router(hidden_states, pooling)
         return self.router.select(probabilities), probabilities
 
     def forward(self, hidden_states: Tensor, weights: Tensor) -> Tensor:
@@ -260,13 +287,14 @@ class UniRainMoEBlock(GradientCheckpointingLayer):
         self.moe = moe(config, hidden_size, expansion)
 
     def forward(
-        self, hidden_states: Tensor, weights: Tensor | None, pool_batch: bool
+        self, hidden_states: Tensor, weights: Tensor | None, pooling: Pooling | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Returns the features, the weights applied, and the router's probabilities where it was asked."""
+        """Returns the features, the weights applied, and the router's probabilities where it was asked (`pooling`)."""
         hidden_states = hidden_states + self.mixer(self.mixer_norm(hidden_states))
         expert_input, probabilities = self.moe_norm(hidden_states), None
-        if weights is None:
-            weights, probabilities = self.moe.route(expert_input, pool_batch)
+        if pooling is not None:
+            chosen, probabilities = self.moe.route(expert_input, pooling)
+            weights = chosen if weights is None else weights
         return hidden_states + self.moe(expert_input, weights), weights, probabilities
 
 
@@ -283,17 +311,20 @@ class UniRainLevel(nn.Module):
 
     def forward(self, hidden_states: Tensor, routing: "Routing") -> Tensor:
         for block in self.blocks:
-            hidden_states, weights, probabilities = block(hidden_states, routing.given(), routing.pool_batch)
+            hidden_states, weights, probabilities = block(hidden_states, routing.given(), routing.pooling)
             routing.record(weights, probabilities)
         return hidden_states
 
 
 class Routing:
-    """The routes of one forward pass: those that were given, handed out in order, and those that were applied."""
+    """The routes of one forward pass: those that were given, handed out in order, and those that were applied.
 
-    def __init__(self, routes: Tensor | None = None, pool_batch: bool = False):
+    Routers are asked where there is a `pooling`: for lack of routes, or to know what they would have chosen.
+    """
+
+    def __init__(self, routes: Tensor | None = None, pooling: Pooling | None = None):
         self.routes = routes
-        self.pool_batch = pool_batch
+        self.pooling = Pooling() if routes is None and pooling is None else pooling
         self.weights: list[Tensor] = []
         self.probabilities: list[Tensor | None] = []
 
@@ -468,10 +499,44 @@ class UniRainForImageDeraining(UniRainPreTrainedModel):
             `Tensor` of shape `(1, num_routers, num_experts)`: To be given to `forward` with every tile.
         """
         self._check(windows)
-        routing = Routing(pool_batch=True)
+        routing = Routing(pooling=Pooling(batch=True))
         features, skips = self.encoder(self.patch_embed(windows), routing)
         self.decoder(features, skips, routing)
         return torch.stack(routing.weights, dim=1)[:1]
+
+    @torch.no_grad()
+    def refine_routes(self, windows: Iterable[tuple[Tensor, slice, slice]], routes: Tensor) -> Tensor:
+        """What the routers choose from all windows together, when `routes` are applied; one pass a window.
+
+        Repeated, with windows whose cores make up the image, this leads to the routes of the image as a whole, which
+        need not fit into memory. Each round makes at least one more block's routes exact, since a router depends on the
+        blocks before it only; in practice a few rounds are enough.
+
+        Args:
+            windows (iterable of `(Tensor, slice, slice)`): Windows `(1, 3, height, width)` of a single image, and the rows
+                and columns of each that count, the core: the rest is there for what the core's features see beyond it.
+            routes (`Tensor` of shape `(1, num_routers, num_experts)`): An estimate.
+
+        Returns:
+            `Tensor` of the shape of `routes`.
+        """
+        logits, pixels = torch.zeros_like(routes), 0
+        for window, rows, columns in windows:
+            self._check(window, routes)
+            height, width = window.shape[2:]
+            core = rows.start / height, rows.stop / height, columns.start / width, columns.stop / width
+            routing = Routing(routes, Pooling(core=core))
+            features, skips = self.encoder(self.patch_embed(window), routing)
+            self.decoder(features, skips, routing)
+            # Routers are linear before their softmax, which does not mind a constant: the mean of the logarithms gives
+            # what the mean of the pooled features would.
+            area = (rows.stop - rows.start) * (columns.stop - columns.start)
+            logits += area * torch.stack(routing.probabilities, dim=1).clamp(min=1e-30).log()
+            pixels += area
+        probabilities = (logits / pixels).softmax(dim=-1).unbind(dim=1)
+        levels = [*self.encoder.levels, *self.decoder.levels]
+        routers = [block.moe.router for level in levels for block in level.blocks]
+        return torch.stack([router.select(p) for router, p in zip(routers, probabilities, strict=True)], dim=1)
 
     @torch.no_grad()
     def get_image_features(self, pixel_values: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from transformers.utils import logging as transformers_logging
 
 from modeling_unirain.configuration_unirain import UniRainConfig
 from modeling_unirain.modeling_unirain import (
+    Pooling,
     UniRainExpert,
     UniRainForImageDeraining,
     UniRainHardMoE,
@@ -76,7 +77,7 @@ def test_soft_block_is_the_weighted_sum_of_all_experts():
     config = UniRainConfig.from_name("unirain-tiny")
     moe = UniRainSoftMoE(config, 8, 1.0).eval()
     features = torch.randn(3, 8, 16, 16)
-    weights, _ = moe.route(features, pool_batch=False)
+    weights, _ = moe.route(features, Pooling())
     logits = features.double().mean((2, 3)) @ moe.router.project.weight.double().T + moe.router.project.bias.double()
     expected_weights = torch.exp(logits) / torch.exp(logits).sum(1, keepdim=True)
     expected = sum(expected_weights[:, i, None, None, None] * moe.experts[i](features) for i in range(3))
@@ -90,7 +91,7 @@ def test_hard_block_with_every_expert_equals_the_dense_sum():
     config = UniRainConfig.from_name("unirain-tiny", num_experts_per_tok=3)
     moe = UniRainHardMoE(config, 8, 1.0).eval()
     features = torch.randn(4, 8, 16, 16)
-    weights, probabilities = moe.route(features, pool_batch=False)
+    weights, probabilities = moe.route(features, Pooling())
     dense = sum(probabilities[:, i, None, None, None] * moe.experts[i](features) for i in range(3))
     torch.testing.assert_close(moe(features, weights), dense)
 
@@ -98,7 +99,7 @@ def test_hard_block_with_every_expert_equals_the_dense_sum():
 def test_hard_router_keeps_the_largest_weight_and_its_value():
     config = UniRainConfig.from_name("unirain-tiny")
     moe = UniRainHardMoE(config, 8, 1.0).eval()
-    weights, probabilities = moe.route(torch.randn(5, 8, 8, 8), pool_batch=False)
+    weights, probabilities = moe.route(torch.randn(5, 8, 8, 8), Pooling())
     assert (weights > 0).sum(1).tolist() == [1] * 5
     torch.testing.assert_close(weights.amax(1), probabilities.amax(1))
     assert torch.equal(weights.argmax(1), probabilities.argmax(1))
@@ -159,6 +160,32 @@ def test_routes_of_windows_that_cover_an_image_choose_as_the_image_does(model):
     assert torch.equal(routes.argmax(-1), whole.argmax(-1))
     encoder = slice(0, sum(model.config.encoder_depths))  # windows differ from the image at their borders only
     torch.testing.assert_close(routes[:, encoder], whole[:, encoder], atol=0.05, rtol=0)
+
+
+def test_routes_refined_window_by_window_become_those_of_the_whole(model):
+    image = different_images(3, size=96)[1:2]
+    with torch.no_grad():
+        whole = model(image, output_routes=True).routes
+    everything = [(image, slice(0, 96), slice(0, 96))]
+    routes = torch.full_like(whole, 1 / model.config.num_experts)
+    for round in range(model.config.num_routers):  # each makes one more router's choice exact
+        routes = model.refine_routes(everything, routes)
+        torch.testing.assert_close(routes[:, : round + 1], whole[:, : round + 1])
+
+    halves = [  # 48 rows each, with 16 more to see
+        (image[:, :, :64], slice(0, 48), slice(0, 96)),
+        (image[:, :, 32:], slice(16, 64), slice(0, 96)),
+    ]
+    refined = model.refine_routes(halves, whole)
+    assert torch.equal(refined > 0, whole > 0)
+    torch.testing.assert_close(refined, whole, atol=0.003, rtol=0)
+
+
+def test_windows_pooled_together_or_one_after_another_agree(model):
+    windows = different_images(4, size=32)
+    joint = model.compute_routes(windows)
+    one_by_one = [(window[None], slice(0, 32), slice(0, 32)) for window in windows]
+    torch.testing.assert_close(model.refine_routes(one_by_one, joint), joint)
 
 
 def test_loss_is_the_mean_absolute_error(model):
