@@ -35,18 +35,16 @@ ROUTE_WINDOW = 256
 ROUTE_GUESS_PIXELS = 1 << 20
 """How much of a tiled image its routes are first estimated from, at once: 16 windows of 256 x 256 at most."""
 
-ROUTE_PIXELS = 1 << 22
-"""How much is looked at to refine the estimate: all of it up to 4 megapixels, of larger images windows spread evenly."""
-
-ROUTE_MARGIN = 32
-"""Pixels around what a window adds to the averages, where its borders would show."""
+ROUTE_PIXELS = 1 << 20
+"""How much is looked at in each round to refine the estimate: all of it up to 1 megapixel, of larger images windows spread
+evenly, since all of 4 megapixels took several times as long as deraining them."""
 
 ROUTE_TOLERANCE = 0.005
 """The routes are refined until no weight changes by more. On four photographs with the released checkpoint the tiled result
-was then 59 to 70 dB from the whole one; with the first estimate, often another expert in one block, 35 to 47 dB."""
+was then 66 to 72 dB from the whole one; with the first estimate, often another expert in one block, 35 to 47 dB."""
 
-ROUTE_ROUNDS = 6
-"""... or this often; three or four rounds are usual."""
+ROUTE_ROUNDS = 4
+"""... or this often; three rounds are usual."""
 
 _OUT_OF_MEMORY = (
     "out of memory",
@@ -137,9 +135,9 @@ class UniRainPipeline(Pipeline):
         memory_budget (`int`, *optional*): Bytes that the activations of a forward pass may take; 1 GiB by default, on
             a CUDA device half of what is free. Beyond the input and output arrays, memory does not grow with the image.
 
-    Tiles agree with the image as a whole to 59 dB and better in four photographs of 0.3 megapixels with the released
-    checkpoint, since the routes are those of the image. Finding these takes three or four passes over the image, of more
-    than 4 megapixels over a sample of it; an image that fits into the budget needs none. Networks with channel attention
+    Tiles agree with the image as a whole to 66 dB and better in four photographs of 0.3 megapixels with the released
+    checkpoint, since the routes are those of the image. Finding these takes three or four passes over the image, over a
+    sample if it has more than 1 megapixel; an image that fits into the budget needs none. Networks with channel attention
     (`mixer_type="attention"`: `unirain-base`) also average over each tile: about 48 dB with random weights, so give them
     the memory for whole images.
     """
@@ -262,7 +260,7 @@ class UniRainPipeline(Pipeline):
         divisor = self.model.config.size_divisor
         overlap = min(math.ceil(overlap / divisor), side // divisor // 2) * divisor
         rows, columns = (tile_spans(length, side, overlap, divisor) for length in images[0].shape[:2])
-        windows = refining_windows(*images[0].shape[:2], side, divisor)
+        windows = refining_windows(rows, columns, side, divisor)
         total, done = len(images) * (len(rows) * len(columns) + 1 + ROUTE_ROUNDS * len(windows)), 0
 
         def step(passes: int = 1):
@@ -380,32 +378,40 @@ def guessing_windows(height: int, width: int, side: int, divisor: int) -> list[t
     return spread_windows(height, width, min(ROUTE_WINDOW, side // 2), min(side * side, ROUTE_GUESS_PIXELS), divisor)
 
 
-def refining_windows(height: int, width: int, side: int, divisor: int) -> list[tuple[slice, slice, slice, slice]]:
-    """Windows, at most as large as tiles, to refine the routes from: rows, columns, and those of its core in each.
+def refining_windows(
+    rows: list[slice], columns: list[slice], side: int, divisor: int
+) -> list[tuple[slice, slice, slice, slice]]:
+    """Windows to refine an image's routes from: rows, columns, and the rows and columns of its core in each.
 
-    The cores make up the image; of one with more than `ROUTE_PIXELS`, smaller windows spread evenly are a sample.
+    They are the tiles, whose cores make up the image: the margins, where a tile's borders show, are left out. Of an image
+    with more than `ROUTE_PIXELS` they are a sample, smaller windows spread evenly.
     """
+    height, width = rows[-1].stop, columns[-1].stop
     if height * width > ROUTE_PIXELS:
         sample = spread_windows(height, width, min(ROUTE_WINDOW, side), ROUTE_PIXELS, divisor)
         return [(y, x, slice(0, y.stop - y.start), slice(0, x.stop - x.start)) for y, x in sample]
-    margin = min(math.ceil(ROUTE_MARGIN / divisor), side // divisor // 4) * divisor
-    rows, columns = (_cores(length, side - 2 * margin, margin, divisor) for length in (height, width))
-    return [(y, x, core_rows, core_columns) for y, core_rows in rows for x, core_columns in columns]
+    return [
+        (y, x, core_rows, core_columns)
+        for y, core_rows in _with_cores(rows, divisor)
+        for x, core_columns in _with_cores(columns, divisor)
+    ]
 
 
-def _cores(length: int, most: int, margin: int, divisor: int) -> list[tuple[slice, slice]]:
-    """Windows along one side, whose cores of at most `most` pixels make up `length`, and where each core lies in them.
+def _with_cores(spans: list[slice], divisor: int) -> list[tuple[slice, slice]]:
+    """Each span and where its core lies in it: up to the middle of what it shares with its neighbours.
 
-    They start at multiples of `divisor`. The last core includes the padding, as averages over a whole image do.
+    The last core includes the padding, as the averages over a whole image do.
     """
-    step = math.ceil(length / math.ceil(length / most) / divisor) * divisor
-    windows = []
-    for start in range(0, length, step):
-        before = min(start, margin)
-        stop = min(start + step, math.ceil(length / divisor) * divisor)
-        window = slice(start - before, min(start + step + margin, length))
-        windows.append((window, slice(before, before + stop - start)))
-    return windows
+    unit = max(1, divisor // 4)  # the stride of the coarsest level with routers
+    middles = [
+        after.start + (before.stop - after.start) // 2 // unit * unit
+        for before, after in zip(spans, spans[1:], strict=False)
+    ]
+    bounds = [0, *middles, math.ceil(spans[-1].stop / divisor) * divisor]
+    return [
+        (span, slice(start - span.start, stop - span.start))
+        for span, start, stop in zip(spans, bounds[:-1], bounds[1:], strict=True)
+    ]
 
 
 def spread_windows(height: int, width: int, window: int, pixels: int, divisor: int) -> list[tuple[slice, slice]]:

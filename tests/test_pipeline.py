@@ -256,20 +256,24 @@ def test_windows_cover_a_small_image_and_sample_a_large_one_evenly():
         assert len(windows) * 16 * 256 <= 512 * 512
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (1, 9000), (427, 640), (500, 1700), (2000, 2090)])
-@pytest.mark.parametrize("side", [32, 128, 256, 848])
-def test_cores_of_windows_make_up_the_padded_image(shape, side):
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9000), (427, 640), (500, 1700), (1000, 1040)])
+@pytest.mark.parametrize("side, overlap", [(128, 64), (256, 64), (848, 64), (160, 0), (160, 32)])
+def test_cores_of_tiles_make_up_the_padded_image(shape, side, overlap):
     padded = np.zeros([-(-length // 32) * 32 for length in shape], np.uint8)
-    for y, x, rows, columns in refining_windows(*shape, side, divisor=32):
-        assert y.start % 32 == 0 and x.start % 32 == 0 and y.stop <= shape[0] and x.stop <= shape[1]
-        assert max(y.stop - y.start, x.stop - x.start) <= side
+    spans = [tile_spans(length, side, overlap, divisor=32) for length in shape]
+    for y, x, rows, columns in refining_windows(*spans, side, divisor=32):
+        assert rows.start % 8 == rows.stop % 8 == columns.start % 8 == columns.stop % 8 == 0
         assert rows.stop <= -(-(y.stop - y.start) // 32) * 32 and columns.stop <= -(-(x.stop - x.start) // 32) * 32
+        for core, window, length in ((rows, y, shape[0]), (columns, x, shape[1])):
+            assert core.start >= overlap / 2 or window.start == 0
+            assert window.stop - window.start - core.stop >= overlap / 2 or window.stop == length
         padded[y.start + rows.start : y.start + rows.stop, x.start + columns.start : x.start + columns.stop] += 1
     assert (padded == 1).all()
 
 
 def test_very_large_images_are_sampled_to_refine_their_routes():
-    windows = refining_windows(6000, 8000, side=848, divisor=32)
+    spans = [tile_spans(length, 848, 64, divisor=32) for length in (6000, 8000)]
+    windows = refining_windows(*spans, side=848, divisor=32)
     assert 0.8 * ROUTE_PIXELS <= sum((y.stop - y.start) * (x.stop - x.start) for y, x, *_ in windows) <= ROUTE_PIXELS
 
 
