@@ -32,6 +32,8 @@ def helps(
     """Train what is missing, then print the table of what there is."""
     ends = time.monotonic() + 60 * minutes if minutes else float("inf")
     disable_progress_bar()
+    for library in ("accelerate", "transformers", "modeling_unirain"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     corpora = _corpora(data, work_dir, variants)
     pairs = _test_pairs(data / "test", images)
     results: dict[str, dict[int, dict]] = {name: {} for name in corpora}
@@ -40,7 +42,9 @@ def helps(
             run = work_dir / "helps" / f"{folder.name}-{steps}-{seed}"
             file = run / f"test-{images or 'all'}.json"
             if not file.exists() and time.monotonic() < ends and _trained(folder, run, steps, seed, ends):
-                report = evaluate_pairs(load_derainer(str(run / "export")), pairs)
+                # The last weights: the best ones would be those that suit the corpus's own validation pictures, defects and all.
+                derain = load_derainer(str(run / f"checkpoint-{steps:08d}" / "ema"))
+                report = evaluate_pairs(derain, pairs)
                 figures = {
                     mean.dataset: {"input": mean.input["psnr_rgb"], "output": mean.output["psnr_rgb"]}
                     for mean in report.datasets()
