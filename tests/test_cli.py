@@ -311,6 +311,11 @@ def derain_folder(checkpoint, *options) -> list:
     return [sys.executable, *command.split(), checkpoint, *options]
 
 
+def heed_interrupts() -> None:
+    """A shell starts what it runs in the background, these tests perhaps, with SIGINT ignored, which children inherit."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def started(checkpoint, folder: Path, *options) -> subprocess.Popen:
     """A run in another process over 600 x 800 pictures, of which at least one is done."""
     for number in range(MANY):
@@ -318,7 +323,12 @@ def started(checkpoint, folder: Path, *options) -> subprocess.Popen:
         os.utime(path, (0, 0))  # older than any output
     command, since, first = derain_folder(checkpoint, *options), time.time(), folder / "out" / "0.png"
     process = subprocess.Popen(
-        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment()
+        command,
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=environment(),
+        preexec_fn=heed_interrupts,
     )
     while not (first.exists() and first.stat().st_mtime > since):
         assert process.poll() is None, process.stdout.read()
