@@ -92,6 +92,13 @@ class TrainingArguments:
     router_balance_coef: float = field(
         default=0.01, metadata={"help": "Weight of the load-balancing loss of the hard routers (not in the paper)."}
     )
+    router_deviation: float = field(
+        default=0.0,
+        metadata={
+            "help": "At the start, draw the hard routers anew with logits that deviate this much between training "
+            "samples (not in the paper; 2 is decisive); 0 leaves them."
+        },
+    )
     mixed_precision: Literal["no", "bf16"] = field(default="no", metadata={"help": "bf16 autocast or full float32."})
     channels_last: bool = field(
         default=True, metadata={"help": "Memory format of the network; faster on CPU and GPU."}
@@ -124,7 +131,10 @@ class TrainingArguments:
                 "max_steps batch_size patch_size gradient_accumulation_steps logging_steps validation_steps "
                 "save_steps save_total_limit"
             ),
-            0: "warmup_steps weight_decay max_grad_norm router_balance_coef num_workers min_learning_rate seed",
+            0: (
+                "warmup_steps weight_decay max_grad_norm router_balance_coef router_deviation num_workers "
+                "min_learning_rate seed"
+            ),
         }
         for bound, names in at_least.items():
             for name in names.split():

@@ -43,6 +43,7 @@ from .averaging import AveragedWeights
 from .checkpoints import Checkpoints, write_json
 from .data import DataError, RainDataset
 from .objective import MultiObjectiveReweighting, ObjectiveOutput
+from .routers import spread_routers
 from .run_log import RunLog, check_trackers
 from .validation import ValidationInterrupted, ValidationResult, validate
 
@@ -56,6 +57,9 @@ ARCHITECTURE = tuple(name for name in UniRainConfig.__annotations__ if name != "
 """The fields of the config that make the network, without what every transformers config has besides."""
 
 ARGUMENTS_FILE = "arguments.json"
+ROUTED_SAMPLES = 128
+"""Training samples over which the routers are spread at the start."""
+
 HYPERPARAMETERS = ("initial_lr", "weight_decay", "betas")
 
 
@@ -228,6 +232,8 @@ class Trainer:
         self.checkpoint = checkpoint
         self.started = self.last_save = time.monotonic()
 
+        if options.router_deviation > 0 and checkpoint is None:
+            spread_routers(model, self._first_images(), options.router_deviation, options.seed)
         if options.channels_last:
             model.to(memory_format=torch.channels_last)
         self.average = AveragedWeights(model, options.ema_decay)
@@ -324,6 +330,11 @@ class Trainer:
                 logger.warning(f"`{name}` is now {value}; it was {before[name]}.")
 
     # Data
+
+    def _first_images(self) -> Tensor:
+        """Enough training samples to know how features vary; every process takes the same."""
+        self.training_set.config = replace(self.training_set.config, patch_size=self.arguments.phase_at(0).patch_size)
+        return torch.stack([self.training_set[number]["pixel_values"] for number in range(ROUTED_SAMPLES)])
 
     def _batches(self) -> Iterator[tuple[list[dict[str, Any]], float]]:
         """The batches of each optimizer step, and the seconds spent waiting for them."""
