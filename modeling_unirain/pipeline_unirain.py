@@ -35,16 +35,15 @@ ROUTE_WINDOW = 256
 ROUTE_GUESS_PIXELS = 1 << 20
 """How much of a tiled image its routes are first estimated from, at once: 16 windows of 256 x 256 at most."""
 
-ROUTE_PIXELS = 1 << 20
-"""How much is looked at in each round to refine the estimate: all of it up to 1 megapixel, of larger images windows spread
-evenly, since all of 4 megapixels took several times as long as deraining them."""
+ROUTE_PIXELS = (1 << 20, 1 << 20, 1 << 22)
+"""How much is looked at in each round to refine the estimate: all of an image that has no more pixels, of larger ones
+windows spread evenly, since all of 12 megapixels three times would take longer than deraining them."""
 
-ROUTE_TOLERANCE = 0.005
-"""The routes are refined until no weight changes by more. On four photographs with the released checkpoint the tiled result
-was then 66 to 72 dB from the whole one; with the first estimate, often another expert in one block, 35 to 47 dB."""
+ROUTE_MARGIN = 32
+"""Pixels seen around each of those windows, so that their borders do not count."""
 
-ROUTE_ROUNDS = 4
-"""... or this often; three rounds are usual."""
+ROUTE_TOLERANCE = 0.01
+"""The rounds end early when no weight changes by more."""
 
 _OUT_OF_MEMORY = (
     "out of memory",
@@ -56,6 +55,9 @@ _OUT_OF_MEMORY = (
 )
 
 Progress = Callable[[int, int], None]
+
+RoutingWindow = tuple[slice, slice, slice, slice]
+"""Rows and columns of a window of an image, and of its core in the window."""
 
 
 @dataclass(frozen=True)
@@ -260,8 +262,8 @@ class UniRainPipeline(Pipeline):
         divisor = self.model.config.size_divisor
         overlap = min(math.ceil(overlap / divisor), side // divisor // 2) * divisor
         rows, columns = (tile_spans(length, side, overlap, divisor) for length in images[0].shape[:2])
-        windows = refining_windows(rows, columns, side, divisor)
-        total, done = len(images) * (len(rows) * len(columns) + 1 + ROUTE_ROUNDS * len(windows)), 0
+        rounds = [refining_windows(rows, columns, side, pixels, divisor) for pixels in ROUTE_PIXELS]
+        total, done = len(images) * (len(rows) * len(columns) + 1 + sum(map(len, rounds))), 0
 
         def step(passes: int = 1):
             nonlocal done
@@ -270,15 +272,15 @@ class UniRainPipeline(Pipeline):
                 on_progress(done, total)
 
         results = [
-            self._restore_in_spans(image, rows, columns, self._routes(image, side, windows, step), step)
+            self._restore_in_spans(image, rows, columns, self._routes(image, side, rounds, step), step)
             for image in images
         ]
         return [image for image, _ in results], torch.cat([routes for _, routes in results])
 
-    def _routes(self, image: np.ndarray, side: int, windows: list[tuple[slice, slice, slice, slice]], step) -> Tensor:
+    def _routes(self, image: np.ndarray, side: int, rounds: list[list[RoutingWindow]], step) -> Tensor:
         """The routes of the whole image, which no tile sees: an estimate from some of it, refined."""
 
-        def each_window():
+        def each_of(windows: list[RoutingWindow]):
             for y, x, core_rows, core_columns in windows:
                 yield self._pixel_values([image[y, x]]), core_rows, core_columns
                 step()
@@ -286,11 +288,11 @@ class UniRainPipeline(Pipeline):
         guess_from = guessing_windows(*image.shape[:2], side, self.model.config.size_divisor)
         routes = self.model.compute_routes(self._pixel_values([image[window] for window in guess_from]))
         step()
-        rounds, change = 0, math.inf
-        while rounds < ROUTE_ROUNDS and change > ROUTE_TOLERANCE:
-            before, routes = routes, self.model.refine_routes(each_window(), routes)
-            rounds, change = rounds + 1, (routes - before).abs().max()
-        step((ROUTE_ROUNDS - rounds) * len(windows))  # those that were not needed
+        for index, windows in enumerate(rounds):
+            before, routes = routes, self.model.refine_routes(each_of(windows), routes)
+            if windows == rounds[-1] and (routes - before).abs().max() <= ROUTE_TOLERANCE:
+                step(sum(map(len, rounds[index + 1 :])))  # those that were not needed
+                break
         return routes
 
     def _restore_in_spans(self, image: np.ndarray, rows: list[slice], columns: list[slice], routes: Tensor, step):
@@ -379,22 +381,33 @@ def guessing_windows(height: int, width: int, side: int, divisor: int) -> list[t
 
 
 def refining_windows(
-    rows: list[slice], columns: list[slice], side: int, divisor: int
-) -> list[tuple[slice, slice, slice, slice]]:
-    """Windows to refine an image's routes from: rows, columns, and the rows and columns of its core in each.
+    rows: list[slice], columns: list[slice], side: int, pixels: int, divisor: int
+) -> list[RoutingWindow]:
+    """Windows to refine an image's routes from.
 
     They are the tiles, whose cores make up the image: the margins, where a tile's borders show, are left out. Of an image
-    with more than `ROUTE_PIXELS` they are a sample, smaller windows spread evenly.
+    with more than `pixels` they are a sample, smaller windows spread evenly.
     """
     height, width = rows[-1].stop, columns[-1].stop
-    if height * width > ROUTE_PIXELS:
-        sample = spread_windows(height, width, min(ROUTE_WINDOW, side), ROUTE_PIXELS, divisor)
-        return [(y, x, slice(0, y.stop - y.start), slice(0, x.stop - x.start)) for y, x in sample]
+    if height * width > pixels:
+        cores = spread_windows(height, width, min(ROUTE_WINDOW, side), pixels, divisor)
+        return [
+            (y, x, core_rows, core_columns)
+            for (y, core_rows), (x, core_columns) in (
+                (_with_margins(core_y, height), _with_margins(core_x, width)) for core_y, core_x in cores
+            )
+        ]
     return [
         (y, x, core_rows, core_columns)
         for y, core_rows in _with_cores(rows, divisor)
         for x, core_columns in _with_cores(columns, divisor)
     ]
+
+
+def _with_margins(core: slice, length: int) -> tuple[slice, slice]:
+    """A span that sees `ROUTE_MARGIN` pixels beyond a core where the image goes on, and where the core lies in it."""
+    span = slice(max(core.start - ROUTE_MARGIN, 0), min(core.stop + ROUTE_MARGIN, length))
+    return span, slice(core.start - span.start, core.stop - span.start)
 
 
 def _with_cores(spans: list[slice], divisor: int) -> list[tuple[slice, slice]]:

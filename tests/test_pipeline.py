@@ -21,6 +21,7 @@ from modeling_unirain import (
 from modeling_unirain import pipeline_unirain as module
 from modeling_unirain.images import open_image
 from modeling_unirain.pipeline_unirain import (
+    ROUTE_MARGIN,
     ROUTE_PIXELS,
     blend_tiles,
     bytes_per_pixel,
@@ -261,7 +262,7 @@ def test_windows_cover_a_small_image_and_sample_a_large_one_evenly():
 def test_cores_of_tiles_make_up_the_padded_image(shape, side, overlap):
     padded = np.zeros([-(-length // 32) * 32 for length in shape], np.uint8)
     spans = [tile_spans(length, side, overlap, divisor=32) for length in shape]
-    for y, x, rows, columns in refining_windows(*spans, side, divisor=32):
+    for y, x, rows, columns in refining_windows(*spans, side, pixels=1 << 21, divisor=32):
         assert rows.start % 8 == rows.stop % 8 == columns.start % 8 == columns.stop % 8 == 0
         assert rows.stop <= -(-(y.stop - y.start) // 32) * 32 and columns.stop <= -(-(x.stop - x.start) // 32) * 32
         for core, window, length in ((rows, y, shape[0]), (columns, x, shape[1])):
@@ -271,10 +272,16 @@ def test_cores_of_tiles_make_up_the_padded_image(shape, side, overlap):
     assert (padded == 1).all()
 
 
-def test_very_large_images_are_sampled_to_refine_their_routes():
-    spans = [tile_spans(length, 848, 64, divisor=32) for length in (6000, 8000)]
-    windows = refining_windows(*spans, side=848, divisor=32)
-    assert 0.8 * ROUTE_PIXELS <= sum((y.stop - y.start) * (x.stop - x.start) for y, x, *_ in windows) <= ROUTE_PIXELS
+@pytest.mark.parametrize("pixels", ROUTE_PIXELS)
+def test_very_large_images_are_sampled_to_refine_their_routes(pixels):
+    shape = (6000, 8000)
+    windows = refining_windows(*(tile_spans(length, 848, 64, divisor=32) for length in shape), 848, pixels, divisor=32)
+    seen = sum((rows.stop - rows.start) * (columns.stop - columns.start) for _, _, rows, columns in windows)
+    assert 0.8 * pixels <= seen <= pixels
+    for y, x, rows, columns in windows:
+        for core, window, length in ((rows, y, shape[0]), (columns, x, shape[1])):
+            assert core.start == ROUTE_MARGIN or window.start == core.start == 0
+            assert window.start + core.stop == window.stop - ROUTE_MARGIN or window.stop == length
 
 
 def test_tile_follows_from_the_budget(pipe):
