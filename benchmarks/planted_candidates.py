@@ -51,7 +51,7 @@ def build_candidates(corpus: Path, folder: Path, pairs: int) -> None:
             raise ValueError(f"{folder} was built with --pairs {done.read_text()}: choose another --work_dir")
         return
     for split in SPLITS:
-        pool = list(_pairs(corpus, split, 2 * pairs))
+        pool = list(drawn_pairs(corpus, split, 2 * pairs))
         sound, spoilt = pool[::2], pool[1::2]
         for name, rain_type, rainy, target in tqdm(sound, desc=f"{split}: sound"):
             _save(folder, rain_type, f"{split}_sound", name, rainy, target)
@@ -67,7 +67,7 @@ def build_candidates(corpus: Path, folder: Path, pairs: int) -> None:
                 more = (others[int(rng.integers(len(others)))][2:],)
             spoilt_pair = DEFECTS[split][kind](rainy, target, rng, *more)
             _save(folder, rain_type, f"{split}_{kind}", name, *spoilt_pair)
-    for name, rain_type, rainy, target in tqdm(_stored_pairs(corpus, APART, None), desc="apart"):
+    for name, rain_type, rainy, target in tqdm(stored_pairs(corpus, APART, None), desc="apart"):
         _save(folder, rain_type, "apart_robotcar", name, rainy, target)
     done.write_text(str(pairs))
 
@@ -76,21 +76,21 @@ def set_of(name: str) -> str:
     return name.partition("-")[0]
 
 
-def _pairs(corpus: Path, split: str, count: int) -> Iterator[NamedPair]:
+def drawn_pairs(corpus: Path, split: str, count: int) -> Iterator[NamedPair]:
     """`count` pairs in a fixed order that mixes the sources; about half are rendered."""
-    stored = [pair for name in HALVED_SETS for pair in _stored_pairs(corpus, name, split)]
-    stored += [pair for name in FINAL_SETS if split == "final" for pair in _stored_pairs(corpus, name, None)]
+    stored = [pair for name in HALVED_SETS for pair in stored_pairs(corpus, name, split)]
+    stored += [pair for name in FINAL_SETS if split == "final" for pair in stored_pairs(corpus, name, None)]
     stored = sorted(stored, key=lambda pair: zlib.crc32((SALT[split] + pair[0]).encode()))[: count // 2]
     rendered = _rendered_pairs(corpus, split, count - len(stored))
     yield from sorted([*stored, *rendered], key=lambda pair: zlib.crc32(f"order {pair[0]}".encode()))
 
 
-def _stored_pairs(corpus: Path, name: str, split: str | None) -> Iterator[NamedPair]:
+def stored_pairs(corpus: Path, name: str, split: str | None) -> Iterator[NamedPair]:
     folder = corpus / "train" / name
     targets = {path.stem: path for path in (folder / "target").iterdir()}
     for path in sorted((folder / "input").iterdir()):
         if split is None or SPLITS[zlib.crc32(path.stem.encode()) % 2] == split:
-            rainy, target = _cropped(read_rgb(path)), _cropped(read_rgb(targets[path.stem]))
+            rainy, target = cropped(read_rgb(path)), cropped(read_rgb(targets[path.stem]))
             yield f"{folder.name}-{path.stem}", folder.parent.name, rainy, target
 
 
@@ -107,12 +107,12 @@ def _rendered_pairs(corpus: Path, split: str, count: int) -> Iterator[NamedPair]
             path = files[turn % len(files)]
             seed = zlib.crc32(f"{SALT[split]}{rain_type} {path.name} {turn}".encode())
             severity = float(np.random.default_rng(seed).uniform(*SEVERITY))
-            pair = render_rain(_cropped(read_rgb(path)), rain_type, seed, severity=severity)
+            pair = render_rain(cropped(read_rgb(path)), rain_type, seed, severity=severity)
             images = ((image * 255 + 0.5).astype(np.uint8) for image in (pair.rainy, pair.clean))
             yield f"rendered{rain_type.lower()}-{path.parent.name}-{path.stem}-{turn}", rain_type, *images
 
 
-def _cropped(image: np.ndarray) -> np.ndarray:
+def cropped(image: np.ndarray) -> np.ndarray:
     height, width = image.shape[:2]
     top, left = max(height - LARGEST_SIDE, 0) // 2, max(width - LARGEST_SIDE, 0) // 2
     return image[top : top + LARGEST_SIDE, left : left + LARGEST_SIDE]

@@ -97,8 +97,8 @@ def line_filter(image: Tensor, angle: float) -> Tensor:
 
 def power_spectrum(image: Tensor) -> list[float]:
     """Mean power in the `SPECTRAL_BANDS`, windowed; white noise of variance v gives v in each."""
-    window, bands = _window(image.shape), _bands(image.shape)
-    power = torch.fft.rfft2((image - image.mean()) * window).abs().square() / window.square().sum()
+    taper, bands = window(image.shape), _bands(image.shape)
+    power = torch.fft.rfft2((image - image.mean()) * taper).abs().square() / taper.square().sum()
     return [float(power[band].mean()) for band in bands]
 
 
@@ -145,8 +145,8 @@ def level_share(image: Tensor) -> float:
 
 def displacement(a: Tensor, b: Tensor) -> tuple[float, float]:
     """Distance in pixels (to a fraction) by which `b` must move to fit `a` best, and their correlation there."""
-    window = _window(a.shape)
-    a, b = a * window, b * window
+    taper = window(a.shape)
+    a, b = a * taper, b * taper
     surface = torch.fft.irfft2(torch.fft.rfft2(a) * torch.fft.rfft2(b).conj(), s=a.shape)
     surface = surface / (a.norm() * b.norm() + 1e-3)
     height, width = a.shape
@@ -167,7 +167,7 @@ def displacement(a: Tensor, b: Tensor) -> tuple[float, float]:
 
 
 @lru_cache(maxsize=32)
-def _window(shape: torch.Size) -> Tensor:
+def window(shape: torch.Size) -> Tensor:
     height, width = shape
     return torch.hann_window(height, periodic=False)[:, None] * torch.hann_window(width, periodic=False)[None]
 

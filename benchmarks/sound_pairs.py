@@ -1,0 +1,141 @@
+"""Fits `modeling_unirain/distillation/sound_pairs.json`: what the scores of sound pairs are, for the local judges.
+
+    python benchmarks/sound_pairs.py --work_dir DIR [--data data]
+
+On sound pairs alone, all of the tuning half of `planted_candidates.py`: its stored pairs as they are and once more mirrored and reduced,
+and rain rendered over its photographs. The limit of each judge is the distance that `KEPT` of the plain pairs stay within when their
+photograph, and every other pair that shows it, is left out of the fit. Measured scores are kept in DIR; the planted defects take no part.
+"""
+
+import argparse
+import json
+import sys
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from planted_candidates import BACKGROUNDS, HALVED_SETS, SEVERITY, cropped, drawn_pairs, stored_pairs
+from tqdm import tqdm
+
+from modeling_unirain.distillation.backends import LOCAL_JUDGES
+from modeling_unirain.distillation.measurements import luma
+from modeling_unirain.distillation.protocols import JudgeCase, RetrievedReference, Triplet
+from modeling_unirain.distillation.sound_pairs import fitted, save
+from modeling_unirain.images import read_rgb
+from modeling_unirain.rain import render_rain
+
+
+PLAIN_PAIRS = 310
+RENDERED_PER_TYPE = 100
+KEPT = 0.905
+FOLDS = 5
+NOTHING = np.zeros(1, np.float32)
+
+
+def plain_pairs(corpus: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Photograph, rainy image, clean image: pairs as `distillation.py decisions` draws them."""
+    for name, _, rainy, target in drawn_pairs(corpus, "tuning", PLAIN_PAIRS):
+        photograph = name.split("-", 2)[2].rpartition("-")[0] if name.startswith("rendered") else name
+        yield photograph, rainy, target
+
+
+def more_pairs(corpus: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """The stored pairs mirrored and reduced, and other rain over the photographs."""
+    rng = np.random.default_rng(5)
+    for folder in HALVED_SETS:
+        for name, _, rainy, target in stored_pairs(corpus, folder, "tuning"):
+            factor = rng.uniform(0.7, 0.95)
+            size = (round(rainy.shape[1] * factor), round(rainy.shape[0] * factor))
+            if min(size) >= 160:
+                yield name, *(_reduced(image[:, ::-1], size) for image in (rainy, target))
+    for rain_type in ("DRS", "DRD", "NRS", "NRD"):
+        light = "night" if rain_type.startswith("N") else "day"
+        files = [
+            p for name in BACKGROUNDS["tuning"][light] for p in sorted((corpus / "clean" / light / name).iterdir())
+        ]
+        files.sort(key=lambda path: zlib.crc32(f"more {rain_type} {path.parent.name} {path.name}".encode()))
+        for turn in range(RENDERED_PER_TYPE):
+            path = files[turn % len(files)]
+            seed = zlib.crc32(f"more {rain_type} {path.name} {turn}".encode())
+            severity = float(np.random.default_rng(seed).uniform(*SEVERITY))
+            pair = render_rain(cropped(read_rgb(path)), rain_type, seed, severity=severity)
+            yield path.stem, *((image * 255 + 0.5).astype(np.uint8) for image in (pair.rainy, pair.clean))
+
+
+def measured(corpus: Path, file: Path) -> dict[str, np.ndarray]:
+    """Every judge's scores (pairs, names), the names, the folds (pairs,) and which are plain (pairs,)."""
+    if not file.exists():
+        references = _references(corpus / "real")
+        judges = [judge() for judge in LOCAL_JUDGES.values()]
+        for judge in judges:
+            judge.load_statistics(judge.fit([triplet for triplet, _ in references]))
+        rows: dict[str, list[dict]] = {judge.name: [] for judge in judges}
+        folds, plain = [], []
+        for is_plain, pairs in ((True, plain_pairs(corpus)), (False, more_pairs(corpus))):
+            for photograph, rainy, target in tqdm(pairs, desc="plain" if is_plain else "more"):
+                look = _look(rainy)
+                near = sorted(references, key=lambda reference: float((look - reference[1]).norm()))[:3]
+                case = JudgeCase(
+                    "", _triplet(rainy), target, tuple(RetrievedReference(triplet, 0, 0, 0) for triplet, _ in near)
+                )
+                for judge in judges:
+                    rows[judge.name].append(judge.measure(case))
+                folds.append(zlib.crc32(photograph.encode()) % FOLDS)
+                plain.append(is_plain)
+        found = {name: np.array([list(row.values()) for row in scores]) for name, scores in rows.items()}
+        names = {name: list(scores[0]) for name, scores in rows.items()}
+        np.savez(file, **found, names=json.dumps(names), folds=np.array(folds), plain=np.array(plain))
+    with np.load(file) as stored:
+        return dict(stored)
+
+
+def _references(folder: Path) -> list[tuple[Triplet, torch.Tensor]]:
+    """Real rainy photographs with what they look like from afar, by which the nearest are chosen here."""
+    images = (read_rgb(path) for path in sorted(path for path in folder.rglob("*") if path.is_file()))
+    return [(_triplet(image), _look(image)) for image in images]
+
+
+def _triplet(image: np.ndarray) -> Triplet:
+    return Triplet(str(zlib.crc32(image.tobytes())), image, "", NOTHING, NOTHING)
+
+
+def _look(image: np.ndarray) -> torch.Tensor:
+    grey = luma(torch.from_numpy(image[::4, ::4].transpose(2, 0, 1).astype(np.float32)))
+    cells = F.adaptive_avg_pool2d(grey[None], 16).flatten()
+    return torch.cat([0.5 * (cells - cells.mean()) / (cells.std() + 5), cells.mean()[None] / 10])
+
+
+def _reduced(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    return np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize(size, Image.Resampling.LANCZOS))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--work_dir", type=Path, required=True, help="what is measured; kept for the next time")
+    parser.add_argument("--data", type=Path, default=Path("data"), help="the corpus's folder")
+    arguments = parser.parse_args()
+    if not (arguments.data / "train").is_dir():
+        sys.exit(f"{arguments.data} holds no train/: give the corpus's folder with --data, or link it as data")
+    torch.set_num_threads(1)
+    arguments.work_dir.mkdir(parents=True, exist_ok=True)
+    with torch.inference_mode():
+        stored = measured(arguments.data, arguments.work_dir / "scores.npz")
+    folds, plain, models = stored["folds"], stored["plain"].astype(bool), {}
+    for judge, names in json.loads(str(stored["names"])).items():
+        scores, distances = stored[judge], np.zeros(len(folds))
+        for fold in range(FOLDS):
+            model = fitted(names, scores[folds != fold])
+            for row in np.flatnonzero(folds == fold):
+                distances[row] = model.contributions(dict(zip(names, scores[row], strict=True))).sum()
+        limit = float(np.quantile(distances[plain], KEPT))
+        models[judge] = fitted(names, scores, float(f"{limit:.4g}"))
+        print(f"{judge}: {len(names)} scores, {len(folds)} pairs, limit {limit:.4g}")
+    save(models)
+
+
+if __name__ == "__main__":
+    main()
