@@ -383,7 +383,7 @@ class Distillation:
     def build_index(self, references: Described) -> ReferenceIndex:
         """The reference database, built once by the main process."""
         settings = self.arguments.index_settings
-        key = stage_key("index", references.embedded.key, settings.kind, settings.lists, settings.probes)
+        key = stage_key("index 2", references.embedded.key, settings.kind, settings.lists, settings.probes)
         folder = self.work_dir / f"index-{key}"
         if self.process.is_main and not is_built(folder):
             references.embedded.wait(self.arguments.wait_timeout)

@@ -2,15 +2,17 @@
 
 On disk, all of it memory-mapped, so that memory stays flat however many references there are:
 
-- `captions.faiss`: the embedded captions in a faiss index (exact, or IVF for many);
+- `captions.faiss`: the embedded captions in a faiss index (exact, or IVF for many, with its lists in `captions.ivfdata`);
 - `text_embeddings.npy`, `image_embeddings.npy`, `thumbnails.npy`: one row per reference;
 - `references.arrow`: id, source, type, place and caption of each.
 
-Rows are sorted by `reference_id`, so "ties by row" means "ties by reference id".
+Rows are sorted by `reference_id`, so "ties by row" means "ties by reference id". All of it is written piece by piece as well: of the
+references only the ids, and for IVF a sample of the captions to train on, are in memory at once.
 """
 
 import json
 import shutil
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,6 +21,7 @@ from pathlib import Path
 import faiss
 import numpy as np
 import pyarrow as pa
+from faiss.contrib.ondisk import merge_ondisk
 
 from modeling_unirain.distillation.protocols import Triplet
 from modeling_unirain.distillation.reading import read_pixels
@@ -32,6 +35,8 @@ IVF_THRESHOLD = 200_000
 TRAINING_VECTORS_PER_LIST = 128
 MIN_VECTORS_PER_LIST = 39  # below this many faiss calls its clustering unreliable
 CHUNK = 8192
+IVF_BLOCK = 65_536
+"""Vectors that are sorted into an IVF index's lists in memory before the lists are merged on disk."""
 # faiss computes ‖x‖² + ‖y‖² − 2xy in float32; neighbours closer than this fraction of the norms may have been swapped.
 ROUNDING = 1e-5
 
@@ -81,9 +86,9 @@ class ReferenceIndex:
         self.thumbnails = np.load(folder / "thumbnails.npy", mmap_mode="r")
         with pa.memory_map(str(folder / "references.arrow")) as file:
             self._table = pa.ipc.open_file(file).read_all()
-        # faiss maps inverted lists and flat codes by two different flags, and each kind rejects the other's.
+        # Lists on disk are mapped in any case, flat codes only by a flag, which an IVF index rejects.
         is_ivf = json.loads((folder / "complete.done").read_text(encoding="utf-8"))["kind"] == "ivf"
-        flag = faiss.IO_FLAG_MMAP if is_ivf else faiss.IO_FLAG_MMAP_IFC
+        flag = faiss.IO_FLAG_ONDISK_SAME_DIR if is_ivf else faiss.IO_FLAG_MMAP_IFC
         self._index = faiss.read_index(str(folder / "captions.faiss"), flag)
         self._pixels = lru_cache(maxsize=64)(read_pixels)
 
@@ -200,30 +205,33 @@ def build_reference_index(
     rank = np.empty(len(reference_ids), dtype=np.int64)
     rank[sorted(range(len(reference_ids)), key=reference_ids.__getitem__)] = np.arange(len(reference_ids))
 
-    arrays: dict[str, np.ndarray] = {}
-    rows: list[dict | None] = [None] * len(reference_ids)
-    start = 0
-    for chunk in filter(lambda chunk: chunk.references, chunks()):
-        places = rank[start : start + len(chunk.references)]
-        start += len(places)
-        for name in ("text_embeddings", "image_embeddings", "thumbnails"):
-            values = getattr(chunk, name)
-            if name not in arrays:
-                shape = (len(reference_ids), *values.shape[1:])
-                arrays[name] = np.lib.format.open_memmap(building / f"{name}.npy", "w+", values.dtype, shape)
-            arrays[name][places] = values
-        for place, reference, caption in zip(places.tolist(), chunk.references, chunk.captions, strict=True):
-            rows[place] = {**reference.to_row(), "caption": caption}
+    unsorted = building / "unsorted.arrow"
     schema = REFERENCE_SCHEMA.append(pa.field("caption", pa.string()))
-    with pa.OSFile(str(building / "references.arrow"), "wb") as file, pa.ipc.new_file(file, schema) as writer:
-        for first in range(0, len(rows), CHUNK):
-            writer.write_table(pa.Table.from_pylist(rows[first : first + CHUNK], schema=schema))
-    is_ivf = settings.kind == "ivf" or (settings.kind == "auto" and len(rows) >= IVF_THRESHOLD)
-    index = _ivf_index(arrays["text_embeddings"], settings) if is_ivf else _exact_index(arrays["text_embeddings"])
-    faiss.write_index(index, str(building / "captions.faiss"))
+    arrays: dict[str, np.ndarray] = {}
+    start = 0
+    with pa.OSFile(str(unsorted), "wb") as file, pa.ipc.new_file(file, schema) as writer:
+        for chunk in filter(lambda chunk: chunk.references, chunks()):
+            places = rank[start : start + len(chunk.references)]
+            start += len(places)
+            for name in ("text_embeddings", "image_embeddings", "thumbnails"):
+                values = getattr(chunk, name)
+                if name not in arrays:
+                    shape = (len(reference_ids), *values.shape[1:])
+                    arrays[name] = np.lib.format.open_memmap(building / f"{name}.npy", "w+", values.dtype, shape)
+                arrays[name][places] = values
+            rows = [
+                {**reference.to_row(), "caption": caption}
+                for reference, caption in zip(chunk.references, chunk.captions, strict=True)
+            ]
+            writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+    _write_sorted(unsorted, building / "references.arrow", np.argsort(rank))
+    unsorted.unlink()
+    is_ivf = settings.kind == "ivf" or (settings.kind == "auto" and len(rank) >= IVF_THRESHOLD)
+    write_captions = _write_ivf if is_ivf else _write_exact
+    write_captions(building / "captions.faiss", arrays["text_embeddings"], settings)
     for array in arrays.values():
         array.flush()
-    write_json(building / "complete.done", {"references": len(rows), "kind": "ivf" if is_ivf else "exact"})
+    write_json(building / "complete.done", {"references": len(rank), "kind": "ivf" if is_ivf else "exact"})
     shutil.rmtree(folder, ignore_errors=True)
     building.rename(folder)
 
@@ -232,11 +240,32 @@ def is_built(folder: Path) -> bool:
     return (folder / "complete.done").exists()
 
 
-def _exact_index(embeddings: np.ndarray) -> faiss.Index:
-    return _filled(faiss.IndexFlatL2(embeddings.shape[1]), embeddings)
+def _write_sorted(unsorted: Path, file: Path, order: np.ndarray) -> None:
+    """The rows of one table in another order; both lie on disk."""
+    with pa.memory_map(str(unsorted)) as source, pa.OSFile(str(file), "wb") as sink:
+        table = pa.ipc.open_file(source).read_all()
+        with pa.ipc.new_file(sink, table.schema) as writer:
+            for first in range(0, len(order), CHUNK):
+                writer.write_table(table.take(order[first : first + CHUNK]).combine_chunks())
 
 
-def _ivf_index(embeddings: np.ndarray, settings: IndexSettings) -> faiss.Index:
+def _write_exact(file: Path, embeddings: np.ndarray, settings: IndexSettings) -> None:
+    """What `faiss.write_index` writes of a flat index, without all vectors in memory: the head of an empty one, its two counts filled in,
+    and then the vectors."""
+    count, width = embeddings.shape
+    head = bytearray(faiss.serialize_index(faiss.IndexFlatL2(width)).tobytes())
+    struct.pack_into("<q", head, 8, count)  # after the kind and the width, 4 bytes each
+    struct.pack_into("<Q", head, len(head) - 8, count * width)
+    with open(file, "wb") as opened:
+        opened.write(head)
+        for vectors in _pieces(embeddings, CHUNK):
+            opened.write(vectors)
+    if faiss.read_index(str(file), faiss.IO_FLAG_MMAP_IFC).ntotal != count:
+        raise OSError(f"faiss {faiss.__version__} does not read the index written for it: install the pinned version")
+
+
+def _write_ivf(file: Path, embeddings: np.ndarray, settings: IndexSettings) -> None:
+    """Blocks of vectors are sorted into the trained lists one after the other, and the blocks' lists merged on disk."""
     count, width = embeddings.shape
     lists = settings.lists or round(4 * count**0.5)
     lists = max(1, min(lists, count // MIN_VECTORS_PER_LIST))
@@ -245,10 +274,20 @@ def _ivf_index(embeddings: np.ndarray, settings: IndexSettings) -> faiss.Index:
     sample = np.sort(np.random.default_rng(0).choice(count, wanted, replace=False))
     index.train(np.ascontiguousarray(embeddings[sample], dtype=np.float32))
     index.nprobe = min(settings.probes, lists)
-    return _filled(index, embeddings)
+    trained = faiss.serialize_index(index)
+    blocks, start = [], 0
+    for vectors in _pieces(embeddings, IVF_BLOCK):
+        block = faiss.deserialize_index(trained)
+        block.add_with_ids(vectors, np.arange(start, start + len(vectors)))
+        start += len(vectors)
+        blocks.append(file.with_name(f"block-{len(blocks)}.faiss"))
+        faiss.write_index(block, str(blocks[-1]))
+    merge_ondisk(index, [str(path) for path in blocks], str(file.with_suffix(".ivfdata")))
+    faiss.write_index(index, str(file))
+    for path in blocks:
+        path.unlink()
 
 
-def _filled(index: faiss.Index, embeddings: np.ndarray) -> faiss.Index:
-    for first in range(0, len(embeddings), CHUNK):
-        index.add(np.ascontiguousarray(embeddings[first : first + CHUNK], dtype=np.float32))
-    return index
+def _pieces(embeddings: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    for first in range(0, len(embeddings), size):
+        yield np.ascontiguousarray(embeddings[first : first + size], dtype=np.float32)

@@ -1,3 +1,7 @@
+import subprocess
+import sys
+
+import faiss
 import numpy as np
 import pytest
 import torch
@@ -62,6 +66,63 @@ def test_nearest_captions_are_those_of_brute_force_with_ties_by_id(tmp_path, vec
         expected_rows, expected_distances = brute_force(vectors[0], query, k)
         assert rows.tolist() == expected_rows.tolist()
         np.testing.assert_allclose(distances, expected_distances, rtol=1e-12)
+
+
+def test_the_exact_index_on_disk_is_what_faiss_writes(tmp_path, vectors):
+    build(tmp_path / "index", vectors, np.arange(COUNT), kind="exact")
+    whole = faiss.IndexFlatL2(TEXT)
+    whole.add(vectors[0])
+    assert (tmp_path / "index" / "captions.faiss").read_bytes() == faiss.serialize_index(whole).tobytes()
+
+
+def built_in_another_process(folder, kind, count, width=512):
+    """Megabytes of its own that building an index of `count` captions took at most."""
+    script = f"""
+import threading, numpy as np, faiss
+from pathlib import Path
+from modeling_unirain.distillation.records import ImageLocation, Reference
+from modeling_unirain.distillation.reference_index import IndexSettings, ReferenceChunk, build_reference_index
+
+def chunks():
+    for first in range(0, {count}, 1000):
+        names = [f"r{{first + k:06}}" for k in range(1000)]
+        values = np.random.default_rng(first).standard_normal((1000, {width}), np.float32)
+        records = [Reference(name, "r", None, "", ImageLocation("none.png")) for name in names]
+        yield ReferenceChunk(records, names, values, values[:, :2], np.zeros((1000, 2, 2), np.uint8))
+
+def own():
+    return next(int(line.split()[1]) / 1e3 for line in open("/proc/self/status") if line.startswith("RssAnon"))
+
+def watch():
+    global most
+    while not over.wait(0.005):
+        most = max(most, own())
+
+faiss.omp_set_num_threads(1)
+settings = IndexSettings("{kind}", lists=64)
+warm = Path(r"{folder}") / "warm"
+names = [f"r{{k:06}}" for k in range({count})]
+build_reference_index(warm, names[:3000], lambda: (chunk for chunk, _ in zip(chunks(), range(3))), settings)
+before = most = own()
+over = threading.Event()
+thread = threading.Thread(target=watch)
+thread.start()
+build_reference_index(Path(r"{folder}") / "index", names, chunks, settings)
+over.set()
+thread.join()
+print(max(most, own()) - before)
+"""
+    folder.mkdir()
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return float(told.stdout)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("kind", ["exact", "ivf"])
+def test_building_takes_no_more_memory_for_more_references(tmp_path, kind):
+    few, many = 70_000, 140_000  # one block of an IVF index, and two; 143 MB more of captions
+    small, large = (built_in_another_process(tmp_path / str(count), kind, count) for count in (few, many))
+    assert large - small < 45
 
 
 def test_rows_of_the_index_carry_their_own_reference_and_caption(tmp_path, vectors):
