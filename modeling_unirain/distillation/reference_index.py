@@ -32,7 +32,7 @@ from modeling_unirain.distillation.shards import write_json
 IVF_THRESHOLD = 200_000
 """From here on `auto` builds an IVF index. One exact search among this many captions of 512 values reads 0.4 GB."""
 
-TRAINING_VECTORS_PER_LIST = 128
+TRAINING_VECTORS_PER_LIST = 64
 MIN_VECTORS_PER_LIST = 39  # below this many faiss calls its clustering unreliable
 CHUNK = 8192
 IVF_BLOCK = 65_536

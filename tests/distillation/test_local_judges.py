@@ -1,5 +1,6 @@
 """The three local judges on pairs drawn for the purpose: sound ones pass, and each planted defect is seen by two judges."""
 
+import dataclasses
 import io
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from PIL import Image, ImageFilter
 
 from modeling_unirain.distillation.local_judges import (
+    MEANINGS,
     MIN_SIDE,
     PairIntegrityJudge,
     RainLayerJudge,
@@ -33,6 +35,7 @@ from modeling_unirain.distillation.pair_measurements import (
     texture_gain,
 )
 from modeling_unirain.distillation.protocols import JudgeCase, RetrievedReference, Triplet
+from modeling_unirain.distillation.sound_pairs import bundled
 from modeling_unirain.distillation.voting import majority
 from modeling_unirain.rain import render_rain
 
@@ -133,7 +136,7 @@ def test_planted_defects_are_rejected_and_the_reason_is_a_sentence(judges, defec
     allowed = 2 if defect == "rain left" else 1  # faint rain left over texture is the hardest to see
     assert sum(kept(judges(*case)) for case in cases) <= allowed
     objections = [vote for vote in judges(*cases[0]) if vote.decision is False]
-    assert objections and all(vote.reason and "limits" not in vote.reason for vote in objections)
+    assert objections and all(vote.reason and "like sound pairs" not in vote.reason for vote in objections)
 
 
 def test_a_vote_depends_on_its_case_alone_and_is_repeatable(judges):
@@ -157,13 +160,18 @@ def test_pictures_too_small_to_measure_get_abstentions(judges):
     assert [vote.decision for vote in judges(rainy, target)] == [None, None, None]
 
 
-def test_a_changed_limit_changes_the_fingerprint(monkeypatch):
-    judge = RainLayerJudge()
-    before = judge.fingerprint
-    limit = judge.limits["psnr"]
-    changed = {**judge.limits, "psnr": type(limit)(limit.low - 1, limit.high, limit.meaning)}
-    monkeypatch.setattr(RainLayerJudge, "limits", changed)
+def test_other_sound_pairs_change_the_fingerprint(monkeypatch):
+    before = RainLayerJudge().fingerprint
+    model = bundled()["rain-layer"]
+    monkeypatch.setitem(bundled(), "rain-layer", dataclasses.replace(model, limit=model.limit + 1))
     assert RainLayerJudge().fingerprint != before
+
+
+def test_every_score_has_a_meaning_and_a_place_in_the_gaussian(judges):
+    for vote in judges(*rendered(1)):
+        names = bundled()[vote.judge].names
+        assert {"distance", *names} == set(vote.scores)
+        assert all(name in MEANINGS or name.partition("_")[0] in MEANINGS for name in names)
 
 
 # What they are made of
