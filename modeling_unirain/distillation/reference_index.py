@@ -35,7 +35,7 @@ IVF_THRESHOLD = 200_000
 TRAINING_VECTORS_PER_LIST = 64
 MIN_VECTORS_PER_LIST = 39  # below this many faiss calls its clustering unreliable
 CHUNK = 8192
-IVF_BLOCK = 65_536
+IVF_BLOCK = 16_384
 """Vectors that are sorted into an IVF index's lists in memory before the lists are merged on disk."""
 # faiss computes ‖x‖² + ‖y‖² − 2xy in float32; neighbours closer than this fraction of the norms may have been swapped.
 ROUNDING = 1e-5

@@ -114,15 +114,15 @@ print(max(most, own()) - before)
 """
     folder.mkdir()
     told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    return float(told.stdout)
+    return float(told.stdout.splitlines()[-1])  # faiss tells how it resizes its file
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("kind", ["exact", "ivf"])
 def test_building_takes_no_more_memory_for_more_references(tmp_path, kind):
-    few, many = 70_000, 140_000  # one block of an IVF index, and two; 143 MB more of captions
+    few, many = 20_000, 70_000  # several blocks of an IVF index; 102 MB more of captions
     small, large = (built_in_another_process(tmp_path / str(count), kind, count) for count in (few, many))
-    assert large - small < 45
+    assert large - small < 40, (small, large)
 
 
 def test_rows_of_the_index_carry_their_own_reference_and_caption(tmp_path, vectors):
