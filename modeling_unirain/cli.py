@@ -419,13 +419,20 @@ class Run:
                         bar.set_postfix_str(f"{pixels / 1e6 / elapsed:.2f} megapixels/s")
             except KeyboardInterrupt:
                 bar.close()
-                command = "The same command without --overwrite" if self.overwrite else "The same command"
-                typer.echo(f"Interrupted: {self.done} of {len(jobs)} done. {command} goes on from there.", err=True)
+                typer.echo(f"Interrupted: {self.done} of {len(jobs)} done. {self.how_to_go_on(jobs)}", err=True)
                 raise typer.Exit(INTERRUPTED) from None
         if jobs:
             typer.echo(f"Derained {self.done} of {len(jobs)}." + (f" {self.failed} failed." if self.failed else ""))
         if self.failed:
             raise typer.Exit(1)
+
+    def how_to_go_on(self, jobs: Sequence[Job]) -> str:
+        if any(job.source.samefile(job.target) for job in jobs if job.target.exists()):
+            # Nothing tells a derained picture from a rainy one that is still to be replaced.
+            after = jobs[self.done + self.failed - 1].source if self.done + self.failed else None
+            return f"Replaced up to {after}: give only the pictures after it." if after else "Nothing was replaced."
+        command = "The same command without --overwrite" if self.overwrite else "The same command"
+        return f"{command} goes on from there."
 
     def read(self, jobs: Iterable[Job]) -> list[tuple[Job, Picture]]:
         """The pictures to derain; where only the sheet is missing, it is made from what there is."""

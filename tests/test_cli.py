@@ -305,9 +305,9 @@ def environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[1])} | threads
 
 
-def derain_folder(checkpoint, *options) -> list:
+def derain_folder(checkpoint, *options, output="out") -> list:
     """The command that derains `in/` into `out/`, for another process."""
-    command = "-m modeling_unirain.cli derain in -o out --checkpoint"
+    command = f"-m modeling_unirain.cli derain in -o {output} --checkpoint"
     return [sys.executable, *command.split(), checkpoint, *options]
 
 
@@ -316,12 +316,13 @@ def heed_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def started(checkpoint, folder: Path, *options) -> subprocess.Popen:
+def started(checkpoint, folder: Path, *options, output="out") -> subprocess.Popen:
     """A run in another process over 600 x 800 pictures, of which at least one is done."""
     for number in range(MANY):
         path = picture(folder / "in" / f"{number}.png", 600, 800, seed=number)
         os.utime(path, (0, 0))  # older than any output
-    command, since, first = derain_folder(checkpoint, *options), time.time(), folder / "out" / "0.png"
+    command = derain_folder(checkpoint, *options, output=output)
+    since, first = time.time(), folder / output / "0.png"
     process = subprocess.Popen(
         command,
         cwd=folder,
@@ -383,6 +384,16 @@ def test_ctrl_c_says_how_far_it_came(tiny_checkpoint, tmp_path):
     assert process.returncode == cli.INTERRUPTED
     assert re.search(rf"Interrupted: \d+ of {MANY} done", output) and "Traceback" not in output
     assert not list((tmp_path / "out").glob(".*.part"))
+
+
+def test_ctrl_c_in_place_says_where_to_go_on(tiny_checkpoint, tmp_path):
+    process = started(tiny_checkpoint, tmp_path, "--overwrite", output="in")
+    process.send_signal(signal.SIGINT)
+    output = process.communicate()[0].decode()
+    done, last = re.search(rf"Interrupted: (\d+) of {MANY} done. Replaced up to (\S+): give only", output).groups()
+    order = sorted((tmp_path / "in").glob("*.png"))
+    assert Path(last) == order[int(done) - 1]
+    assert all((path.stat().st_mtime_ns > 0) == (number < int(done)) for number, path in enumerate(order))
 
 
 # What it says
