@@ -137,9 +137,9 @@ class UniRainPipeline(Pipeline):
         memory_budget (`int`, *optional*): Bytes that the activations of a forward pass may take; 1 GiB by default, on
             a CUDA device half of what is free. Beyond the input and output arrays, memory does not grow with the image.
 
-    Tiles agree with the image as a whole to 66 dB and better in four photographs of 0.3 megapixels with the released
-    checkpoint, since the routes are those of the image. Finding these takes three or four passes over the image, over a
-    sample if it has more than 1 megapixel; an image that fits into the budget needs none. Networks with channel attention
+    Tiles agree with the image as a whole to 55 dB and better (seven photographs of 0.2 to 2.3 megapixels, released
+    checkpoint), since the routes are those of the image. Finding these takes two or three passes over it, over 1 and then 4
+    megapixels of larger ones; an image that fits into the budget needs none. Networks with channel attention
     (`mixer_type="attention"`: `unirain-base`) also average over each tile: about 48 dB with random weights, so give them
     the memory for whole images.
     """
