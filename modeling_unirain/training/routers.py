@@ -11,6 +11,10 @@ from torch import Tensor
 from modeling_unirain.modeling_unirain import UniRainForImageDeraining, UniRainHardMoE
 
 
+BATCH = 8
+"""Images a forward pass: as many as a training step has, so that no more memory is needed."""
+
+
 @torch.no_grad()
 def spread_routers(model: UniRainForImageDeraining, images: Tensor, deviation: float, seed: int) -> None:
     """Draw the hard routers anew so that their logits differ between images; not in the paper.
@@ -28,20 +32,23 @@ def spread_routers(model: UniRainForImageDeraining, images: Tensor, deviation: f
     """
     moes = [module for module in model.modules() if isinstance(module, UniRainHardMoE)]
     generator = torch.Generator().manual_seed(seed)
-    pooled: list[Tensor] = []
+    pooled: dict[int, list[Tensor]] = {number: [] for number in range(len(moes))}
+
     # Hooks see a block's features where they are; running block by block would need the network's inside.
-    hooks = [
-        moe.router.register_forward_hook(lambda router, inputs, _: pooled.append(inputs[1].average(inputs[0])))
-        for moe in moes
-    ]
+    def keep_for(number: int):
+        return lambda router, inputs, _: pooled[number].append(inputs[1].average(inputs[0]))
+
+    hooks = [moe.router.register_forward_hook(keep_for(number)) for number, moe in enumerate(moes)]
     was_training = model.training
     try:
-        model.eval()(images)
+        model.eval()
+        for batch in images.split(BATCH):
+            model(batch)
     finally:
         model.train(was_training)
         for hook in hooks:
             hook.remove()
-    for moe, features in zip(moes, pooled, strict=True):
+    for moe, features in zip(moes, (torch.cat(batches) for batches in pooled.values()), strict=True):
         project = moe.router.project
         before = _mean_applied(moe, features @ project.weight.T + project.bias)
         mean = features.mean(0)
