@@ -390,13 +390,9 @@ def refining_windows(
     """
     height, width = rows[-1].stop, columns[-1].stop
     if height * width > pixels:
-        cores = spread_windows(height, width, min(ROUTE_WINDOW, side), pixels, divisor)
-        return [
-            (y, x, core_rows, core_columns)
-            for (y, core_rows), (x, core_columns) in (
-                (_with_margins(core_y, height), _with_margins(core_x, width)) for core_y, core_x in cores
-            )
-        ]
+        sample = spread_windows(height, width, min(ROUTE_WINDOW, side), pixels, divisor)
+        seen = [(_with_margins(rows, height), _with_margins(columns, width)) for rows, columns in sample]
+        return [(y, x, core_rows, core_columns) for (y, core_rows), (x, core_columns) in seen]
     return [
         (y, x, core_rows, core_columns)
         for y, core_rows in _with_cores(rows, divisor)

@@ -263,8 +263,8 @@ class MultiObjectiveReweighting(nn.Module):
         The loss is `K / n * sum_i omega_i * l_i` over the n types present in the batch, l_i the mean over that type's
         samples (with unequal `shares` s, `K * sum_i s_i omega_i l_i / sum_i s_i`). With all K present it is the paper's sum;
         with equal weights it is always the plain mean over the types present. The factor K / n keeps the scale when a small
-        batch lacks a type; it does not touch the proportions
-        (renormalising the weights of those present would: a batch of one would then ignore its weight altogether).
+        batch lacks a type; it does not touch the proportions (renormalising the weights of those present would: a batch of
+        one would then ignore its weight altogether).
 
         Under several processes the sums and counts are reduced first: l_i is the mean over the *global* batch, and n counts
         the types there. The value returned is the global loss; its gradient is that of this rank's part times the

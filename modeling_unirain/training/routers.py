@@ -32,13 +32,13 @@ def spread_routers(model: UniRainForImageDeraining, images: Tensor, deviation: f
     """
     moes = [module for module in model.modules() if isinstance(module, UniRainHardMoE)]
     generator = torch.Generator().manual_seed(seed)
-    pooled: dict[int, list[Tensor]] = {number: [] for number in range(len(moes))}
+    pooled: list[list[Tensor]] = [[] for _ in moes]
 
     # Hooks see a block's features where they are; running block by block would need the network's inside.
-    def keep_for(number: int):
-        return lambda router, inputs, _: pooled[number].append(inputs[1].average(inputs[0]))
+    def keep_in(seen: list[Tensor]):
+        return lambda router, inputs, _: seen.append(inputs[1].average(inputs[0]))
 
-    hooks = [moe.router.register_forward_hook(keep_for(number)) for number, moe in enumerate(moes)]
+    hooks = [moe.router.register_forward_hook(keep_in(seen)) for moe, seen in zip(moes, pooled, strict=True)]
     was_training = model.training
     try:
         model.eval()
@@ -48,7 +48,7 @@ def spread_routers(model: UniRainForImageDeraining, images: Tensor, deviation: f
         model.train(was_training)
         for hook in hooks:
             hook.remove()
-    for moe, features in zip(moes, (torch.cat(batches) for batches in pooled.values()), strict=True):
+    for moe, features in zip(moes, map(torch.cat, pooled), strict=True):
         project = moe.router.project
         before = _mean_applied(moe, features @ project.weight.T + project.bias)
         mean = features.mean(0)
