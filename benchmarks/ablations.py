@@ -35,7 +35,6 @@ SMALL = {
 ARCHITECTURES = {
     "symmetric soft": {"decoder_routing": "soft"},
     "symmetric hard": {"encoder_routing": "hard"},
-    "asymmetric: soft encoder, hard decoder": {},
     # One expert as wide as what the asymmetric network runs: three of 0.5 in the encoder, one of 1.5 in the decoder.
     "one dense expert of equal cost": {"expert_types": ["local"], "encoder_expansion": 1.5},
     "asymmetric, three equal experts": {"expert_types": ["local"] * 3},
@@ -44,21 +43,22 @@ OBJECTIVES = {
     "fixed weights, types as they come": {"objective_mode": "fixed", "sampling": "natural"},
     "fixed weights, type-balanced sampling": {"objective_mode": "fixed", "sampling": "balanced"},
     "the authors' released weighting": {"objective_mode": "released", "sampling": "natural"},
-    "reweighted objective": {"objective_mode": "unirain", "sampling": "natural"},
     "reweighted objective, type-balanced sampling": {"objective_mode": "unirain", "sampling": "balanced"},
 }
+FULL = "asymmetric MoE (soft encoder, hard decoder), reweighted objective, types as they come"
+ROUNDS = 16
 
 
 def variants() -> dict[str, dict]:
-    """What to change, by name. The architectures are compared under the full objective, and the other way round."""
+    """What to change, by name: each differs in one thing from the first, the architectures under its objective and the
+    objectives with its architecture."""
     architectures = {name: {"model_overrides": overrides} for name, overrides in ARCHITECTURES.items()}
-    return architectures | OBJECTIVES
+    return {FULL: {}} | architectures | OBJECTIVES
 
 
 def arguments_of(recipe: str, variant: dict, seed: int, steps: int, output_dir: Path) -> Arguments:
-    """The recipe's data, a small network, an equal budget."""
+    """The recipe's data with every type alike, a small network from nothing, an equal budget."""
     arguments = parse_arguments(["--recipe", recipe])
-    rounds = 20
     training = replace(
         arguments.training,
         output_dir=output_dir,
@@ -69,7 +69,9 @@ def arguments_of(recipe: str, variant: dict, seed: int, steps: int, output_dir: 
         learning_rate=2e-3,
         warmup_steps=min(100, steps // 10),
         ema_decay=0.99,
-        validation_steps=max(1, steps // rounds),
+        router_balance_coef=3e-4,
+        router_deviation=2.0,
+        validation_steps=max(1, steps // ROUNDS),
         save_steps=steps,
         resume_from="last" if any(output_dir.glob("checkpoint-*")) else None,
     )
@@ -80,7 +82,8 @@ def arguments_of(recipe: str, variant: dict, seed: int, steps: int, output_dir: 
         arguments,
         training=training,
         objective=objective,
-        data=arguments.data | {"sampling": variant.get("sampling", "natural")},
+        data=arguments.data | {"sampling": variant.get("sampling", "natural"), "type_shares": None},
+        validation=arguments.validation | {"samples_per_type": 16, "crop_size": 128},
         phases=[],
         model_overrides=SMALL | variant.get("model_overrides", {}),
     )
