@@ -20,11 +20,11 @@ SCALE_EXPONENT = 0.7
 # Shares of the styles among streak images. Each is modelled on what it is named after (PSNR of the input in RGB, dB, from faint to heavy).
 STREAK_STYLES = {
     # name: (share, (PSNR at severity 0+, PSNR at severity 1))
-    "sharp": (0.15, (36.0, 19.0)),  # Rain100L, Yang et al., CVPR 2017: one direction, sharp, additive; mean input 25.5
-    "storm": (0.27, (19.0, 8.5)),  # Rain100H, same: several directions of strong line streaks; mean input 12.1
+    "sharp": (0.22, (36.0, 19.0)),  # Rain100L, Yang et al., CVPR 2017: one direction, sharp, additive; mean input 25.5
+    "storm": (0.30, (19.0, 8.5)),  # Rain100H, same: several directions of strong line streaks; mean input 12.1
     "photoshop": (0.17, (31.0, 13.0)),  # Rain800, Zhang et al., ID-CGAN: blurred noise, screened; mean input 21.2
-    "driving": (0.08, (38.0, 21.0)),  # NiteDR, Shi et al.: thin, long, faint; mean input 26 to 29
-    "physical": (0.10, (36.0, 16.0)),  # particles at several depths with Marshall-Palmer sizes, and haze
+    "driving": (0.05, (38.0, 21.0)),  # NiteDR, Shi et al.: thin, long, faint; mean input 26 to 29
+    "physical": (0.08, (36.0, 16.0)),  # particles at several depths with Marshall-Palmer sizes, and haze
     "rods": (0.04, (34.0, 18.0)),  # CARLARain: short opaque rods of one width; mean input 24 to 28
     "fog": (
         0.09,
