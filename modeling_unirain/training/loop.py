@@ -633,8 +633,9 @@ def catch_signals(received: list[int], num_processes: int) -> Iterator[None]:
 
 
 def _leave_signals_to_the_main_process(worker: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the loop decides
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # Ctrl-C, torchrun's SIGTERM and SLURM's reach the whole group: the loop decides, and workers end with their loader.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _seed_of(*numbers: int) -> int:

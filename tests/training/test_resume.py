@@ -102,12 +102,13 @@ def test_two_processes_descend_the_loss_of_one(tmp_path):
 
 @pytest.mark.parametrize("launcher", [ONE, pytest.param(TWO, marks=pytest.mark.slow)], ids=["one", "two"])
 def test_sigterm_saves_and_exits_cleanly(tmp_path, launcher):
-    recipe = str(write_recipe(tmp_path, max_steps=10_000, save_steps=10_000, validation_steps=10_000))
+    recipe = str(write_recipe(tmp_path, max_steps=10_000, save_steps=10_000, validation_steps=10_000, num_workers=1))
     process = start(launcher, "--recipe", recipe)
     log = tmp_path / "run" / "train_log.jsonl"
     while process.poll() is None and not (log.exists() and '"step": 3,' in log.read_text()):
         time.sleep(0.01)
-    process.terminate()
+    # As SLURM does: the workers are struck too. torchrun passes it on to the groups of its processes.
+    os.killpg(process.pid, signal.SIGTERM)
     output, _ = process.communicate()
     # torchrun itself reports the signal it was sent; what it ran has exited by itself.
     assert launcher == TWO or process.returncode == 0, output
