@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from modeling_unirain.distillation.layer_shape import layer_channels, layer_drawn, layer_repeats, layer_spectrum
 from modeling_unirain.distillation.measurements import (
     blockiness,
     box_blur,
@@ -39,6 +40,18 @@ from modeling_unirain.distillation.pair_measurements import (
     noise_gain,
     texture_gain,
 )
+from modeling_unirain.distillation.picture_parts import (
+    parts_colour_directions,
+    parts_coloured,
+    parts_constant,
+    parts_contrasted,
+    parts_gained,
+    parts_lit,
+    parts_moved,
+    parts_noise,
+    parts_of_squares,
+    parts_rained_on,
+)
 from modeling_unirain.distillation.protocols import Judge, JudgeCase, Triplet, Vote
 from modeling_unirain.distillation.rain_physics import (
     amount_removed,
@@ -53,13 +66,13 @@ from modeling_unirain.distillation.rain_physics import (
     tone,
     veil,
 )
-from modeling_unirain.distillation.sound_pairs import bundled
+from modeling_unirain.distillation.sound_pairs import COLUMNS, bundled
 
 
 MIN_SIDE = 96
 """Below this many pixels a side there is too little to measure, and all three judges abstain."""
-PHYSICS_SIZE = 512
-"""Largest side of the crop in which `rain_physics.py` measures: parts of a picture need room."""
+TESTED_SIZE = 512
+"""Largest side of the crop in which a pair's two images are held against each other: parts of a picture need room."""
 MEANINGS = {
     "scene_change": "the target is no nearer to the rainy image than other scenes are",
     "colour_gain": "the target is far less, or more, colourful",
@@ -111,6 +124,23 @@ MEANINGS = {
     "constants": "the target has areas without any variation, or clipped",
     "structure": "the scene's structure is missing in a part",
     "detail": "detail of some direction or size was lost or gained",
+    "moved": "a part of the target fits the rainy image better elsewhere",
+    "gained": "a part of one image is weaker or stronger than in the other, or missing",
+    "contrast": "the scene's contrast differs from place to place as no veil makes it",
+    "grain": "the noise of a part was lost or gained",
+    "lit": "the light of the two images differs unevenly over the picture",
+    "stripes": "rows or columns are lighter or darker than their neighbours",
+    "steps": "the layer has a straight edge along a row or column",
+    "colour-detail": "the detail of the colours was lost, gained or moved",
+    "colour-edges": "the target's colours do not end where its shapes do",
+    "recoloured": "a part of the target has other colours",
+    "squares": "a part of one image is made of squares of equal pixels",
+    "spread": "the rain is spread over the picture as rain is not",
+    "drawn": "the layer's marks are not those of rain: too few, too many, too even, or in other directions",
+    "repeats": "the layer repeats itself",
+    "copies": "the layer holds a copy of the scene",
+    "spectrum": "the layer is blurred, coarse or sharp as rain in this picture is not",
+    "channels": "the layer's colour channels do not tell the same",
 }
 """What it means that a score is far from those of sound pairs, by the score's name or its first word."""
 
@@ -121,9 +151,9 @@ class MeasuringJudge(Judge):
     @property
     def fingerprint(self) -> str:
         model = bundled()[self.name]
-        numbers = [model.middle, model.below, model.above, model.mean, model.precision]
+        numbers = [getattr(model, column) for column in COLUMNS] + [model.precision]
         digest = hashlib.sha256(b"".join(array.tobytes() for array in numbers)).hexdigest()
-        return f"{self.name} 3 {model.names} {model.limit} {digest}"
+        return f"{self.name} 4 {model.names} {model.limit} {digest}"
 
     def judge(self, cases: Sequence[JudgeCase]) -> list[Vote]:
         threads = torch.get_num_threads()
@@ -204,7 +234,12 @@ class ReferenceDistanceJudge(MeasuringJudge):
             "noise_gain": noise_gain(luma(query), luma(target)),
             "repeated_pixels": repeated_pixels(target),
             "levels": level_share(target),
-            **_physics(case, amount_removed, detail_change, structure_shared, edges_shared, fine_colours, constants),
+            **_tested(
+                case,
+                *(amount_removed, detail_change, structure_shared, edges_shared, fine_colours, constants),
+                *(parts_noise, parts_coloured, parts_colour_directions, parts_constant, parts_of_squares, parts_lit),
+                *(parts_rained_on, layer_drawn, layer_spectrum, layer_channels),
+            ),
         }
 
     def _described(self, reference: Triplet) -> tuple[dict[str, float], Tensor]:
@@ -261,7 +296,12 @@ class RainLayerJudge(MeasuringJudge):
             "layer_coherence": orientation(fine - fine_clean)[1],
             **colour_changes(rainy, target),
             "layout_kept": layout_kept(case.query.image, case.target),
-            **_physics(case, amount_removed, scene_in_layer, light_added, veil, fine_colours, scene_transfer),
+            **_tested(
+                case,
+                *(amount_removed, scene_in_layer, light_added, veil, fine_colours, scene_transfer),
+                *(parts_rained_on, parts_lit, parts_gained, parts_contrasted, parts_coloured, parts_colour_directions),
+                *(layer_drawn, layer_repeats, layer_spectrum, layer_channels),
+            ),
         }
 
 
@@ -315,8 +355,11 @@ class PairIntegrityJudge(MeasuringJudge):
             "repeated_pixels": repeated_pixels(target),
             "levels": level_share(target),
             "layout_kept": layout_kept(case.query.image, case.target),
-            **_physics(
-                case, scene_transfer, edges_shared, fine_colours, tone, constants, structure_shared, detail_change
+            **_tested(
+                case,
+                *(scene_transfer, edges_shared, fine_colours, tone, constants, structure_shared, detail_change),
+                *(parts_moved, parts_gained, parts_contrasted, parts_noise, parts_coloured, parts_colour_directions),
+                *(parts_constant, parts_of_squares, parts_lit, layer_drawn, layer_channels),
             ),
         }
 
@@ -346,9 +389,9 @@ def photograph_statistics(image: Tensor) -> dict[str, float]:
     }
 
 
-def _physics(case: JudgeCase, *tests: Callable) -> dict[str, float]:
-    """Some of `rain_physics.py`'s tests of a pair."""
-    rainy, target = (working_crop(image, PHYSICS_SIZE) for image in (case.query.image, case.target))
+def _tested(case: JudgeCase, *tests: Callable) -> dict[str, float]:
+    """Some of the tests of a pair in `rain_physics.py`, `picture_parts.py` and `layer_shape.py`."""
+    rainy, target = (working_crop(image, TESTED_SIZE) for image in (case.query.image, case.target))
     return {name: score for test in tests for name, score in test(rainy, target).items()}
 
 

@@ -209,7 +209,7 @@ def detail_change(rainy: Tensor, target: Tensor) -> dict[str, float]:
     height, width = (min(side, SPECTRUM_SIDE) for side in target.shape[1:])
     top, left = (target.shape[1] - height) // 2, (target.shape[2] - width) // 2
     of_input, of_target = (
-        _sector_powers(luma(image)[top : top + height, left : left + width]) for image in (rainy, target)
+        sector_powers(luma(image)[top : top + height, left : left + width]) for image in (rainy, target)
     )
     change = of_target - of_input
     scores = {}
@@ -305,7 +305,7 @@ def _block_cosines(a: Tensor, b: Tensor, size: int, floor: float) -> Tensor:
     return (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1) + floor)
 
 
-def _sector_powers(grey: Tensor) -> Tensor:
+def sector_powers(grey: Tensor) -> Tensor:
     """log10 power in (directions, `RINGS`), windowed."""
     shape = grey.shape
     taper = window(shape)
