@@ -20,7 +20,7 @@ from modeling_unirain.rain import render_rain
 
 DEFECTS = {"tuning": TUNING, "final": FINAL}
 SPLITS = tuple(DEFECTS)
-SALT = {"tuning": "", "final": "fourth "}
+SALT = {"tuning": "", "final": "fifth "}
 """Which pairs are drawn. The final half's are drawn anew whenever its kinds of defects are, with a new word here."""
 HALVED_SETS = ("DRS/rain800", "DRS/nitedr_day", "NRS/nitedr_night")
 FINAL_SETS = ("DRS/carlarain_day", "NRS/carlarain_night", "NRS/bdd_night")

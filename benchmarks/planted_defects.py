@@ -12,7 +12,7 @@ import io
 from collections.abc import Callable
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
 
 
 Pair = tuple[np.ndarray, np.ndarray]
@@ -375,6 +375,127 @@ def rainless_pair(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generato
     return _to_uint8((1 - share) * target + share * 200 + rng.normal(0, 3, target.shape)), target
 
 
+def stretched_target(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> Pair:
+    """The target's aspect ratio is wrong: 3 to 8 % higher or wider, the middle cut out."""
+    height, width = target.shape[:2]
+    factors = (1 + rng.uniform(0.03, 0.08), 1.0)
+    tall, wide = factors if rng.random() < 0.5 else factors[::-1]
+    size = (round(width * wide), round(height * tall))
+    larger = np.asarray(Image.fromarray(target).resize(size, Image.Resampling.BICUBIC))
+    top, left = (size[1] - height) // 2, (size[0] - width) // 2
+    return rainy, larger[top : top + height, left : left + width]
+
+
+def barrel_target(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> Pair:
+    """The target's lens distorts, the rainy image's does not: its corners lie 2 to 6 % of the half diagonal away."""
+    height, width = target.shape[:2]
+    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
+    y, x = y - (height - 1) / 2, x - (width - 1) / 2
+    bend = 1 - rng.uniform(0.02, 0.06) * (y * y + x * x) / ((height * height + width * width) / 4)
+    rows, columns = y * bend + (height - 1) / 2, x * bend + (width - 1) / 2
+    top, left = rows.astype(int), columns.astype(int)
+    below, right = np.minimum(top + 1, height - 1), np.minimum(left + 1, width - 1)
+    down, over = (rows - top)[..., None], (columns - left)[..., None]
+    upper = target[top, left] * (1 - over) + target[top, right] * over
+    lower = target[below, left] * (1 - over) + target[below, right] * over
+    return rainy, _to_uint8(upper * (1 - down) + lower * down)
+
+
+def upside_down_target(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> Pair:
+    """The camera's orientation was read for one of the two images only: the target is turned by 180 degrees."""
+    return rainy, target[::-1, ::-1]
+
+
+def half_cleaned_target(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> Pair:
+    """Only a part was cleaned: 35 to 60 % of the target, on one side, keep all of the rain."""
+    kept = np.zeros(target.shape[:2], bool)
+    share = rng.uniform(0.35, 0.6)
+    if rng.random() < 0.5:
+        kept[:, : round(target.shape[1] * share)] = True
+    else:
+        kept[: round(target.shape[0] * share)] = True
+    if rng.random() < 0.5:
+        kept = kept[::-1, ::-1]
+    return rainy, np.where(kept[..., None], rainy, target)
+
+
+def overcorrected_target(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> Pair:
+    """The target is an algorithm's, which subtracted too much: the rain is there as its negative, 30 to 70 % as strong."""
+    return rainy, _to_uint8(target - rng.uniform(0.3, 0.7) * (rainy.astype(np.float32) - target))
+
+
+def other_rain_in_target(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> Pair:
+    """Both are frames of one shower: the target has rain of its own, here the layer mirrored, 60 to 100 % as strong."""
+    layer = rainy.astype(np.float32) - target
+    return rainy, _to_uint8(target + rng.uniform(0.6, 1.0) * layer[:, ::-1])
+
+
+def tiled_rain(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> Pair:
+    """The rain was composed from one small picture: its richest square of 48 to 96 pixels, over and over."""
+    layer = rainy.astype(np.float32) - target
+    side = int(rng.integers(48, 97))
+    corners = [
+        (top, left)
+        for top in range(0, layer.shape[0] - side + 1, side // 2)
+        for left in range(0, layer.shape[1] - side + 1, side // 2)
+    ]
+    top, left = max(corners, key=lambda at: np.abs(layer[at[0] : at[0] + side, at[1] : at[1] + side]).sum())
+    square = layer[top : top + side, left : left + side]
+    times = (-(-layer.shape[0] // side), -(-layer.shape[1] // side), 1)
+    return _to_uint8(target + np.tile(square, times)[: layer.shape[0], : layer.shape[1]]), target
+
+
+def coarse_rain(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> Pair:
+    """The rain was composed from a thumbnail: its pixels are four to eight of the picture's."""
+    layer = rainy.astype(np.float32) - target
+    factor = int(rng.integers(4, 9))
+    large = layer[::factor, ::factor].repeat(factor, 0).repeat(factor, 1)
+    return _to_uint8(target + large[: layer.shape[0], : layer.shape[1]]), target
+
+
+def shadowed_target(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> Pair:
+    """A cloud came between: 25 to 50 % of the target, behind a soft edge, have 40 to 65 % of their light."""
+    height, width = target.shape[:2]
+    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
+    angle = rng.uniform(0, 2 * np.pi)
+    along = (x / width - 0.5) * np.cos(angle) + (y / height - 0.5) * np.sin(angle)
+    edge = np.quantile(along, 1 - rng.uniform(0.25, 0.5))
+    shade = 1 / (1 + np.exp(-(along - edge) / 0.02))
+    return rainy, _to_uint8(target * (1 - rng.uniform(0.35, 0.6) * shade[..., None]))
+
+
+def equalised_target(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> Pair:
+    """The target was made more pleasant: 50 to 100 % of the way to an even histogram of its luma."""
+    luma = Image.fromarray(target).convert("YCbCr").split()
+    even = np.asarray(Image.merge("YCbCr", (ImageOps.equalize(luma[0]), *luma[1:])).convert("RGB"))
+    share = rng.uniform(0.5, 1.0)
+    return rainy, _to_uint8(target + share * (even.astype(np.float32) - target))
+
+
+def streamed_target(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> Pair:
+    """The target is a frame of a thin stream: half the size, JPEG of quality 12 to 30, enlarged."""
+    size = target.shape[1::-1]
+    half = Image.fromarray(target).resize((size[0] // 2, size[1] // 2), Image.Resampling.BOX)
+    thin = Image.fromarray(_jpeg(np.asarray(half), int(rng.integers(12, 31))))
+    return rainy, np.asarray(thin.resize(size, Image.Resampling.BICUBIC))
+
+
+def stamped_input(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> Pair:
+    """The rainy image bears a station's opaque caption, 3 to 8 % of its area in a corner; the target does not."""
+    height, width = rainy.shape[:2]
+    area = rng.uniform(0.03, 0.08) * height * width
+    tall = round((area / 4) ** 0.5)
+    wide = min(4 * tall, width)
+    top, left = (0 if rng.random() < 0.5 else height - tall), (0 if rng.random() < 0.5 else width - wide)
+    stamped = Image.fromarray(rainy)
+    draw = ImageDraw.Draw(stamped)
+    back, ink = ("black", "white") if rng.random() < 0.5 else ("white", "navy")
+    draw.rectangle((left, top, left + wide - 1, top + tall - 1), fill=back)
+    font = ImageFont.load_default(size=round(tall * 0.6))
+    draw.text((left + tall // 4, top + tall // 6), "CAM 07  18:42", fill=ink, font=font)
+    return np.asarray(stamped), target
+
+
 TUNING: dict[str, Callable] = {
     function.__name__: function
     for function in (
@@ -424,7 +545,23 @@ TUNING: dict[str, Callable] = {
         rainless_pair,
     )
 }
-FINAL: dict[str, Callable] = {}
+FINAL: dict[str, Callable] = {
+    function.__name__: function
+    for function in (
+        stretched_target,
+        barrel_target,
+        upside_down_target,
+        half_cleaned_target,
+        overcorrected_target,
+        other_rain_in_target,
+        tiled_rain,
+        coarse_rain,
+        shadowed_target,
+        equalised_target,
+        streamed_target,
+        stamped_input,
+    )
+}
 NEED_ANOTHER = frozenset({"swapped_target", "ghosted_target", "pasted_rain", "intruder_in_target"})
 """Kinds that take another pair of the same source as a fourth argument."""
 
