@@ -70,7 +70,7 @@ def test_uneven_light_and_lines_show_and_an_even_veil_does_not(scene, rainy):
     assert parts_lit(rainy, darker_corners)["lit_round"] > sound["lit_round"] + 0.3
     assert (
         parts_contrasted(rainy, darker_corners)["contrast_round"]
-        > parts_contrasted(rainy, scene)["contrast_round"] + 0.3
+        > parts_contrasted(rainy, scene)["contrast_round"] + 0.2
     )
     assert parts_contrasted(rainy, darker_corners)["contrast_raised_mean"] > 0.1
     striped = scene * (1 + 0.2 * torch.sin(torch.arange(256) / 5))[:, None]
