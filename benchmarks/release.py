@@ -2,7 +2,8 @@
 
     python benchmarks/release.py runs/unirain/export --data data/test rendered
 
-`rendered` is what `benchmarks/rendered_sets.py` writes.
+`rendered` is what `benchmarks/rendered_sets.py` writes. With `--blend BEFORE SHARE`, the weights are SHARE of the export's and
+the rest of those of BEFORE, a checkpoint that the run started from (model soups, Wortsman et al., ICML 2022).
 Stores the weights in float16, measures what is then bundled on the test sets, and writes the figures into the card and
 into the README; the full report, with its sheets, is written beside the export.
 """
@@ -34,15 +35,21 @@ repositories; streak layers of Garg and Nayar (2006). Most of it was released fo
 weights are for research use unless cleared.
 """
 """What the released checkpoint was trained on, and whose it is."""
+EXPORTED = "The averaged weights (EMA) of the best validation round are exported."
+"""What the card of a run says of its weights."""
 README_MARKS = re.compile(r"(<!-- results -->\n).*?(<!-- /results -->)", re.DOTALL)
 
 
-def bundle(export: Path, folder: Path) -> None:
-    """Copy an export without its code and halve its weights; they still load as float32."""
+def bundle(export: Path, folder: Path, before: Path | None, share: float) -> None:
+    """Copy an export without its code, blend it, and halve its weights; they still load as float32."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in KEPT:
         shutil.copyfile(export / name, folder / name)
-    weights = {name: weight.to(torch.float16) for name, weight in load_file(export / "model.safetensors").items()}
+    weights = load_file(export / "model.safetensors")
+    if before:
+        others = load_file(before / "model.safetensors")
+        weights = {name: torch.lerp(others[name].float(), weight.float(), share) for name, weight in weights.items()}
+    weights = {name: weight.to(torch.float16) for name, weight in weights.items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "model.safetensors").chmod(0o644)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -71,15 +78,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("export", type=Path)
     parser.add_argument("--data", nargs="+", required=True, help="folders of test sets, TYPE/NAME/{input,target}")
+    parser.add_argument(
+        "--blend", nargs=2, metavar=("BEFORE", "SHARE"), help="another export, and the share of EXPORT"
+    )
     arguments = parser.parse_args()
 
-    bundle(arguments.export, BUNDLED)
+    before, share = (Path(arguments.blend[0]), float(arguments.blend[1])) if arguments.blend else (None, 1.0)
+    bundle(arguments.export, BUNDLED, before, share)
     pairs = [pair for folder in arguments.data for pair in find_pairs(folder)]
     report = evaluate(load_derainer(BUNDLED), pairs, arguments.export.parent / "report", overwrite=True)
     results = table(report)
 
     card = ModelCard.load(BUNDLED / "README.md")
-    card.text = re.sub(r"\n## Test sets\n.*?(?=\n## )", "", card.text, flags=re.DOTALL)
+    # The run's own name and validation make room for the checkpoint's.
+    card.text = re.sub(r"\A\s*# .*", "\n# unirain", card.text)
+    card.text = re.sub(r"\n## (Results|Test sets)\n.*?(?=\n## )", "", card.text, flags=re.DOTALL)
+    if before:
+        card.text = card.text.replace(
+            EXPORTED,
+            f"{share:g} of the weights are this run's last averages (EMA), {1 - share:g} those it started from.",
+        )
     card.text = card.text.replace(
         "\n## Training data\n",
         f"\n## Test sets\n\nRainy input → derained, never trained on.\n\n{results}\n\n## Training data\n{DATA}",
