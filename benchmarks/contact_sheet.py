@@ -13,7 +13,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from modeling_unirain import load_derainer
-from modeling_unirain.images import Picture, read_rgb, save_image
+from modeling_unirain.images import read_rgb
 from modeling_unirain.rain import render_rain
 from modeling_unirain.rain.night import is_night
 from modeling_unirain.sheets import comparison_sheet
@@ -71,7 +71,7 @@ def main() -> None:
         ["   |   ".join(name for name, _ in group) for group in groups],
         cell_width=arguments.width,
     )
-    save_image(Picture.from_pil(sheet), arguments.output)
+    sheet.save(arguments.output, quality=80)
 
 
 if __name__ == "__main__":
