@@ -3,7 +3,8 @@
 `DATA` holds `test/`, `train/` and `clean/`. The middle of every test picture, at several scales and mirrored, is searched
 for in every training picture by normalised cross-correlation of their high-passed grey thumbnails, so that crops,
 rescaled and mirrored copies are found as well as the same frame. Prints the best matches as a table and, with `--sheet
-FILE`, draws them, since a person sees at once which are the same scene. Exits with 1 when a match is above the threshold.
+FILE`, draws them, since a person sees at once which are the same scene. Exits with 1 when a match is above the threshold. Chance matches
+of smooth pictures reach 0.87, other moments of the same scene come down to 0.64: look at the sheet, and at `--rows` enough of it.
 """
 
 import argparse
@@ -97,7 +98,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("--threshold", type=float, default=0.8)
-    parser.add_argument("--rows", type=int, default=12, help="matches to print")
+    parser.add_argument("--rows", type=int, default=40, help="matches to print")
     parser.add_argument("--sheet", type=Path, help="picture of the printed matches")
     arguments = parser.parse_args()
 

@@ -223,7 +223,7 @@ def _find_pairs(source: PairedSource, types: list[str], store: PictureStore) -> 
     if not there:
         raise DataError(f"{source.root} holds no pairs; expected <type>/<name>/input and <type>/<name>/target in it.")
     names = _select_types(there, source.types, types, str(source.root))
-    found = {}
+    found, left_out = {}, set(source.leave_out)
     for name in names:
         files = [
             pair
@@ -231,7 +231,20 @@ def _find_pairs(source: PairedSource, types: list[str], store: PictureStore) -> 
             for pair in _match(inputs)
             if inputs.is_dir()
         ]
-        found[name] = [(store.add(rainy), store.add(clean)) for rainy, clean in files]
+        kept = []
+        for rainy, clean in files:
+            label = (rainy.parents[1].relative_to(source.root) / rainy.stem).as_posix()
+            if label in left_out:
+                left_out.remove(label)
+            else:
+                kept.append((store.add(rainy), store.add(clean)))
+        if not kept:
+            raise DataError(f"leave_out leaves no pair of {source.root / name}.")
+        found[name] = kept
+    if left_out:
+        raise DataError(
+            f"There is no pair {min(left_out)!r} to leave out below {source.root}: a pair is named <TYPE>/<NAME>/<stem>."
+        )
     return found
 
 

@@ -22,9 +22,12 @@ class PairedSource:
     """Share of a type's samples (`sampling="balanced"`) or of all samples (`"natural"`), relative to the other sources."""
     types: list[str] | None = None
     """Read only these type folders. Default: all there are, and each must be a type of the recipe."""
+    leave_out: list[str] = field(default_factory=list)
+    """Pairs not to be read, as `<TYPE>/<NAME>/<file name without its suffix>`: scenes of a test set, say."""
 
     def __post_init__(self):
         self.root = Path(self.root).expanduser()
+        self.leave_out = [str(name) for name in _as_list(self.leave_out)]
         _check_source(self)
 
 

@@ -171,6 +171,16 @@ def test_small_pictures_are_reflected_never_dropped(tmp_path, size):
     assert torch.allclose(sample["pixel_values"] + sample["labels"], torch.ones(3, 16, 16), atol=1e-6)
 
 
+def test_pairs_can_be_left_out_by_name(tmp_path):
+    write_pairs(tmp_path, "DRS", 3)
+    dataset = RainDataset(config(PairedSource(tmp_path, leave_out=["DRS/set/0", "DRS/set/2"])))
+    assert {stem(dataset[index]) for index in range(8)} == {"1"}
+    with pytest.raises(DataError, match="no pair 'DRS/set/7' to leave out"):
+        RainDataset(config(PairedSource(tmp_path, leave_out=["DRS/set/7"])))
+    with pytest.raises(DataError, match="leaves no pair"):
+        RainDataset(config(PairedSource(tmp_path, leave_out=[f"DRS/set/{number}" for number in range(3)])))
+
+
 # ---- Dealing
 
 
