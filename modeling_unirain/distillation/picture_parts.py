@@ -84,8 +84,11 @@ def parts_lit(rainy: Tensor, target: Tensor) -> dict[str, float]:
     height, width = stops.shape
     y, x = torch.linspace(-1, 1, height)[:, None], torch.linspace(-1, 1, width)[None]
     shapes = torch.stack([s.expand(height, width).flatten() for s in (torch.ones(1, 1), x, y, x * x + y * y)], 1)
-    taken = torch.linalg.lstsq(shapes.double(), stops.flatten().double()[:, None]).solution[:, 0]
-    rest = stops - (shapes.double() @ taken).float().reshape(stops.shape)
+    # Normal equations by plain sums: LAPACK's least squares differs in its last digit from one process to the next.
+    shapes, wanted = shapes.double(), stops.flatten().double()
+    gram = (shapes[:, :, None] * shapes[:, None]).sum(0)
+    taken = torch.linalg.solve(gram, (shapes * wanted[:, None]).sum(0))
+    rest = stops - (shapes @ taken).float().reshape(stops.shape)
     layer = (grey[0] - grey[1]).clamp(-40, 40)
     spread = float(layer.std()) + 0.5
     scores = {
