@@ -317,12 +317,12 @@ def heed_interrupts() -> None:
 
 
 def started(checkpoint, folder: Path, *options, output="out") -> subprocess.Popen:
-    """A run in another process over 600 x 800 pictures, of which at least one is done."""
+    """A run in another process over 600 x 800 pictures, of which at least one is done and counted."""
     for number in range(MANY):
         path = picture(folder / "in" / f"{number}.png", 600, 800, seed=number)
         os.utime(path, (0, 0))  # older than any output
     command = derain_folder(checkpoint, *options, output=output)
-    since, first = time.time(), folder / output / "0.png"
+    since, second = time.time(), folder / output / "1.png"
     process = subprocess.Popen(
         command,
         cwd=folder,
@@ -331,7 +331,7 @@ def started(checkpoint, folder: Path, *options, output="out") -> subprocess.Pope
         env=environment(),
         preexec_fn=heed_interrupts,
     )
-    while not (first.exists() and first.stat().st_mtime > since):
+    while not (second.exists() and second.stat().st_mtime > since):
         assert process.poll() is None, process.stdout.read()
         time.sleep(0.01)
     return process
