@@ -99,8 +99,10 @@ def _print_rates(rows: list[dict], kept: dict[str, bool], label: str) -> None:
     for split in SPLITS:
         sound = [kept[row["pair_id"]] for row in rows if row["split"] == split and row["kind"] == "sound"]
         planted = [not kept[row["pair_id"]] for row in rows if row["split"] == split and row["kind"] != "sound"]
-        rejected = f"{100 * np.mean(planted):.1f} % of {len(planted)}" if planted else "none of 0"
-        parts.append(f"{split}: keeps {100 * np.mean(sound):.1f} % of {len(sound)} sound, rejects {rejected} planted")
+        parts.append(
+            f"{split}: keeps {100 * np.mean(sound):.1f} % of {len(sound)} sound, "
+            f"rejects {100 * np.mean(planted):.1f} % of {len(planted)} planted"
+        )
     print(f"{label}: {'; '.join(parts)}")
 
 

@@ -56,8 +56,6 @@ def build_candidates(corpus: Path, folder: Path, pairs: int) -> None:
         for name, rain_type, rainy, target in tqdm(sound, desc=f"{split}: sound"):
             _save(folder, rain_type, f"{split}_sound", name, rainy, target)
         kinds = list(DEFECTS[split])
-        if not kinds:  # until fresh ones are written down
-            continue
         for number, (name, rain_type, rainy, target) in enumerate(tqdm(spoilt, desc=f"{split}: planted")):
             kind = kinds[number % len(kinds)]
             rng = np.random.default_rng(zlib.crc32(f"{kind} {name}".encode()))

@@ -215,3 +215,14 @@ def rain_attributes(image: Tensor) -> dict[str, float]:
         "streak_density": float((lines[best] > 2 * detail + 2).float().mean()),
         "drops": float(((drop_energy > 6) & (fine_energy < 0.25 * drop_energy)).float().mean()),
     }
+
+
+def quantiles(prefix: str, values: Tensor, shares: tuple[float, ...]) -> dict[str, float]:
+    """Quantiles of `values`, named `<prefix>_<per cent>`."""
+    found = torch.quantile(values, torch.tensor(shares))
+    return {f"{prefix}_{round(100 * share)}": float(value) for share, value in zip(shares, found, strict=True)}
+
+
+def rms(values: Tensor) -> float:
+    """Root mean square."""
+    return float(values.square().mean()) ** 0.5

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from modeling_unirain.distillation.measurements import LAPLACIAN, blocks, box_blur, luma, window
+from modeling_unirain.distillation.measurements import LAPLACIAN, blocks, box_blur, luma, quantiles, rms, window
 
 
 TILE = 64
@@ -71,8 +71,8 @@ def parts_noise(rainy: Tensor, target: Tensor) -> dict[str, float]:
         **_spread("grain_change", change, 0.1),
         "grain_lost_parts": float(((theirs < 0.3 * ours) & (ours > 0.7)).float().mean()),
         "grain_gained_parts": float(((ours < 0.3 * theirs) & (theirs > 0.7)).float().mean()),
-        **_quantiles("grain_of_target", torch.log2(theirs + 0.1), (0.02, 0.5)),
-        **_quantiles("grain_of_input", torch.log2(ours + 0.1), (0.02, 0.5)),
+        **quantiles("grain_of_target", torch.log2(theirs + 0.1), (0.02, 0.5)),
+        **quantiles("grain_of_input", torch.log2(ours + 0.1), (0.02, 0.5)),
     }
 
 
@@ -95,14 +95,14 @@ def parts_lit(rainy: Tensor, target: Tensor) -> dict[str, float]:
         "lit_across": abs(float(taken[1])),
         "lit_down": float(taken[2]),
         "lit_round": float(taken[3]),
-        "lit_rest": _rms(rest),
-        "lit_smoothness": _rms(rest[1:] - rest[:-1]) / (_rms(rest) + 0.02),
+        "lit_rest": rms(rest),
+        "lit_smoothness": rms(rest[1:] - rest[:-1]) / (rms(rest) + 0.02),
     }
     for name, lines in (("rows", layer.mean(1)), ("columns", layer.mean(0))):
         usual = F.avg_pool1d(F.pad(lines[None, None], (40, 40), mode="reflect"), 81, 1)[0, 0]
         away = lines - usual
-        scores[f"stripes_{name}"] = _rms(away) / spread
-        scores[f"stripes_{name}_light"] = _rms(away)
+        scores[f"stripes_{name}"] = rms(away) / spread
+        scores[f"stripes_{name}_light"] = rms(away)
         scores[f"stripes_{name}_step"] = float((lines[1:] - lines[:-1]).abs().max()) / spread
     for name, plane in (("down", layer[1:] - layer[:-1]), ("across", (layer[:, 1:] - layer[:, :-1]).T)):
         lines = F.avg_pool2d(plane[None, None], (1, TILE), (1, TILE // 2))[0, 0].abs()
@@ -124,7 +124,7 @@ def parts_coloured(rainy: Tensor, target: Tensor) -> dict[str, float]:
         ("area", large - planes.mean((2, 3), True)),
     ):
         ours, theirs = part
-        scores[f"colour-detail_{band}_change"] = math.log2((_rms(theirs) + 0.5) / (_rms(ours) + 0.5))
+        scores[f"colour-detail_{band}_change"] = math.log2((rms(theirs) + 0.5) / (rms(ours) + 0.5))
         scores[f"colour-detail_{band}_kept"] = float((ours * theirs).sum() / (ours.norm() * theirs.norm() + 300))
     ours, theirs = (small - large)[:, :, ::2, ::2]
     norm = float(ours.norm() * theirs.norm()) + 150
@@ -244,7 +244,7 @@ def parts_rained_on(rainy: Tensor, target: Tensor) -> dict[str, float]:
     scores = {}
     for band, part in (("fine", grey - small), ("coarse", small - large)):
         strength = torch.log2(blocks(part, TILE).square().mean(1).sqrt() + 0.5)
-        scores |= _quantiles(f"spread_{band}", strength, (0, 0.1, 0.5, 1))
+        scores |= quantiles(f"spread_{band}", strength, (0, 0.1, 0.5, 1))
         scores[f"spread_{band}_range"] = float(strength.max() - strength.median())
     return scores
 
@@ -262,11 +262,6 @@ def _spread(prefix: str, values: Tensor, floor: float) -> dict[str, float]:
     }
 
 
-def _quantiles(prefix: str, values: Tensor, shares: tuple[float, ...]) -> dict[str, float]:
-    found = torch.quantile(values, torch.tensor(shares))
-    return {f"{prefix}_{round(100 * share)}": float(value) for share, value in zip(shares, found, strict=True)}
-
-
 def _steps(image: Tensor) -> Tensor:
     """Steepness, two pixels apart; (..., h, w) -> (..., h - 2, w - 2)."""
     across = image[..., 1:-1, 2:] - image[..., 1:-1, :-2]
@@ -276,7 +271,3 @@ def _steps(image: Tensor) -> Tensor:
 def _centred_cosine(a: Tensor, b: Tensor) -> float:
     a, b = a - a.mean(), b - b.mean()
     return float((a * b).sum() / (a.norm() * b.norm() + 1))
-
-
-def _rms(values: Tensor) -> float:
-    return float(values.square().mean()) ** 0.5

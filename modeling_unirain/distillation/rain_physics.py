@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from modeling_unirain.distillation.measurements import blocks, box_blur, luma, window
+from modeling_unirain.distillation.measurements import blocks, box_blur, luma, quantiles, rms, window
 
 
 KERNEL = 5
@@ -35,8 +35,8 @@ def amount_removed(rainy: Tensor, target: Tensor) -> dict[str, float]:
     """How strong the layer is: what the other scores must be seen against."""
     grey = luma(rainy) - luma(target)
     return {
-        "removed_all": math.log2(_rms(rainy - target) + 0.5),
-        "removed_fine": math.log2(_rms(grey - box_blur(grey, 5)) + 0.5),
+        "removed_all": math.log2(rms(rainy - target) + 0.5),
+        "removed_fine": math.log2(rms(grey - box_blur(grey, 5)) + 0.5),
     }
 
 
@@ -76,9 +76,9 @@ def scene_in_layer(rainy: Tensor, target: Tensor) -> dict[str, float]:
     layer, middle_layer = (part[0] - part[1] for part in (grey - small, small - large))
     outlines = F.conv2d(F.pad(grey[1:, None], (1, 1, 1, 1), mode="reflect"), _PEAK)[0, 0]
     return {
-        **_quantiles("layer_fine", _block_cosines(layer, fine, 32, 64), (0.05, 0.5, 0.9, 0.99)),
-        **_quantiles("layer_outlines", _block_cosines(layer, outlines, 32, 128), (0.05, 0.5, 0.95)),
-        **_quantiles("layer_middle", _block_cosines(middle_layer, middle, 64, 192), (0.05, 0.5, 0.95)),
+        **quantiles("layer_fine", _block_cosines(layer, fine, 32, 64), (0.05, 0.5, 0.9, 0.99)),
+        **quantiles("layer_outlines", _block_cosines(layer, outlines, 32, 128), (0.05, 0.5, 0.95)),
+        **quantiles("layer_middle", _block_cosines(middle_layer, middle, 64, 192), (0.05, 0.5, 0.95)),
     }
 
 
@@ -105,7 +105,7 @@ def light_added(rainy: Tensor, target: Tensor) -> dict[str, float]:
         "light_usual_tile": float(balance[rained_on].median()) if rained_on.any() else -2.0,
         "light_darkest_rainy_tile": float(balance[strongly].max()) if strongly.any() else -2.0,
         "light_skew": float((layer**3).mean() / (layer.square().mean() + 1) ** 1.5),
-        "light_over_veil": math.log2((_rms(over_veil.clamp(max=0)) + 1) / (_rms(over_veil.clamp(min=0)) + 1)),
+        "light_over_veil": math.log2((rms(over_veil.clamp(max=0)) + 1) / (rms(over_veil.clamp(min=0)) + 1)),
         "light_area_usual": usual,
         "light_area_lowest": float(areas.quantile(0.02)),
         "light_area_highest": float(areas.quantile(0.98)),
@@ -127,10 +127,10 @@ def fine_colours(rainy: Tensor, target: Tensor) -> dict[str, float]:
     agreement = shared / ((energy * energy_target).sqrt() + 1.5)
     gain = (shared + 1) / (energy_target + 1)
     return {
-        "colours_of_layer": _rms(layer) / (_rms(grey - box_blur(grey, 5)) + 0.7),
-        "colours_added": math.log2((_rms(layer) + 0.5) / (_rms(theirs) + 0.5)),
-        **_quantiles("colours_agreement", agreement[colourful], (0.1, 0.5, 0.9)),
-        **_quantiles("colours_gain", gain[colourful], (0.1, 0.5, 0.9)),
+        "colours_of_layer": rms(layer) / (rms(grey - box_blur(grey, 5)) + 0.7),
+        "colours_added": math.log2((rms(layer) + 0.5) / (rms(theirs) + 0.5)),
+        **quantiles("colours_agreement", agreement[colourful], (0.1, 0.5, 0.9)),
+        **quantiles("colours_gain", gain[colourful], (0.1, 0.5, 0.9)),
     }
 
 
@@ -142,7 +142,7 @@ def veil(rainy: Tensor, target: Tensor) -> dict[str, float]:
     cast = (stops - light).flatten(1)
     usual = cast.median(1, keepdim=True).values
     strays = (cast - usual).norm(dim=0)
-    scores = _quantiles("veil_light", light.flatten(), (0.01, 0.05, 0.5, 0.95, 0.99))
+    scores = quantiles("veil_light", light.flatten(), (0.01, 0.05, 0.5, 0.95, 0.99))
     return {
         **scores,
         "veil_light_below": scores["veil_light_1"] - scores["veil_light_50"],
@@ -200,7 +200,7 @@ def structure_shared(rainy: Tensor, target: Tensor) -> dict[str, float]:
     scores = {}
     for name, tiles in (("target", theirs), ("input", ours)):
         textured = cosines[tiles.norm(dim=1) > 3 * TILE]
-        scores |= _quantiles(f"structure_{name}", textured if textured.numel() else torch.ones(1), (0, 0.1, 0.5, 0.9))
+        scores |= quantiles(f"structure_{name}", textured if textured.numel() else torch.ones(1), (0, 0.1, 0.5, 0.9))
     return scores
 
 
@@ -288,7 +288,7 @@ def _edge_scores(prefix: str, shared: Tensor, energy: Tensor) -> dict[str, float
     rates = ((lost + 2) / (edges + 40))[tiles] if tiles.any() else torch.zeros(1)
     worst = float(rates.max())
     return {
-        **_quantiles(prefix, thinned, (0.1, 0.5, 0.9)),
+        **quantiles(prefix, thinned, (0.1, 0.5, 0.9)),
         f"{prefix}_lost": float((on_edges < 0.25).float().mean()),
         f"{prefix}_kept": float((on_edges > 0.7).float().mean()),
         f"{prefix}_stronger": float((on_edges > 1.6).float().mean()),
@@ -322,16 +322,7 @@ def sector_powers(grey: Tensor) -> Tensor:
     return torch.stack([torch.stack([(power[s & r].mean() + 0.02).log10() for r in rings]) for s in sectors])
 
 
-def _quantiles(prefix: str, values: Tensor, shares: tuple[float, ...]) -> dict[str, float]:
-    found = torch.quantile(values, torch.tensor(shares))
-    return {f"{prefix}_{round(100 * share)}": float(value) for share, value in zip(shares, found, strict=True)}
-
-
 def _slope(y: Tensor, x: Tensor, prior: float) -> float:
     """Least squares, drawn towards 1 where x hardly varies."""
     dx, dy = x - x.mean(), y - y.mean()
     return float(((dx * dy).mean() + prior) / (dx.square().mean() + prior))
-
-
-def _rms(values: Tensor) -> float:
-    return float(values.square().mean()) ** 0.5
