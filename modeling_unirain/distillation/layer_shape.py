@@ -81,11 +81,7 @@ def layer_repeats(rainy: Tensor, target: Tensor) -> dict[str, float]:
 def layer_spectrum(rainy: Tensor, target: Tensor) -> dict[str, float]:
     """The layer's power by size and direction, and beside the target's: rain is as sharp as the picture it is in."""
     ours, theirs = luma(rainy), luma(target)
-    height, width = (min(side, 320) for side in target.shape[1:])
-    top, left = (target.shape[1] - height) // 2, (target.shape[2] - width) // 2
-    of_layer, of_target = (
-        sector_powers(image[top : top + height, left : left + width]) for image in (ours - theirs, theirs)
-    )
+    of_layer, of_target = (sector_powers(image) for image in (ours - theirs, theirs))
     usual, most = of_layer.median(0).values, of_layer.max(0).values
     beside = (of_layer - of_target).median(0).values
     return {

@@ -206,11 +206,7 @@ def structure_shared(rainy: Tensor, target: Tensor) -> dict[str, float]:
 
 def detail_change(rainy: Tensor, target: Tensor) -> dict[str, float]:
     """log10 of the target's power over the input's in four directions and four bands: rain's own leaves, the scene's stays."""
-    height, width = (min(side, SPECTRUM_SIDE) for side in target.shape[1:])
-    top, left = (target.shape[1] - height) // 2, (target.shape[2] - width) // 2
-    of_input, of_target = (
-        sector_powers(luma(image)[top : top + height, left : left + width]) for image in (rainy, target)
-    )
+    of_input, of_target = (sector_powers(luma(image)) for image in (rainy, target))
     change = of_target - of_input
     scores = {}
     for ring in range(len(RINGS)):
@@ -306,7 +302,10 @@ def _block_cosines(a: Tensor, b: Tensor, size: int, floor: float) -> Tensor:
 
 
 def sector_powers(grey: Tensor) -> Tensor:
-    """log10 power in (directions, `RINGS`), windowed."""
+    """log10 power in (directions, `RINGS`) of the middle, windowed."""
+    height, width = (min(side, SPECTRUM_SIDE) for side in grey.shape)
+    top, left = (grey.shape[0] - height) // 2, (grey.shape[1] - width) // 2
+    grey = grey[top : top + height, left : left + width]
     shape = grey.shape
     taper = window(shape)
     power = torch.fft.rfft2((grey - grey.mean()) * taper).abs().square() / taper.square().sum()
