@@ -18,7 +18,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,8 @@ ARCHITECTURE = tuple(name for name in UniRainConfig.__annotations__ if name != "
 """The fields of the config that make the network, without what every transformers config has besides."""
 
 ARGUMENTS_FILE = "arguments.json"
+WORKER_GRACE = 30
+"""Seconds after SIGTERM in which a data worker still hands out what it was asked for."""
 ROUTED_SAMPLES = 128
 """Training samples over which the routers are spread at the start."""
 
@@ -263,11 +265,16 @@ class Trainer:
         """
         self._start()
         status = "finished"
-        with logging_redirect_tqdm(), catch_signals(self.signals, self.accelerator.num_processes), self._bar() as bar:
+        with (
+            logging_redirect_tqdm(),
+            catch_signals(self.signals, self.accelerator.num_processes),
+            self._bar() as bar,
+            closing(self._batches()) as stream,
+        ):
             try:
                 if self._validate_if_due():
                     self._save()
-                for batches, waited in self._batches():
+                for batches, waited in stream:
                     orders = self._step(batches, waited, bar)
                     if orders.stop or orders.time_up:
                         status = "interrupted" if orders.stop else "out of time"
@@ -343,16 +350,26 @@ class Trainer:
             end = min(phase.until_step, self.options.max_steps)
             self.training_set.config = replace(self.training_set.config, patch_size=phase.patch_size)
             stream = iter(self._loader(phase.batch_size))
-            while self.progress.step < end:
-                begun = time.perf_counter()
-                try:
-                    batches = [next(stream) for _ in range(self.options.gradient_accumulation_steps)]
-                except DataError as error:  # from a worker, whose traceback is in the message
-                    raise DataError(str(error).strip().rsplit("DataError: ", 1)[-1]) from None
-                batches = send_to_device(batches, self.accelerator.device, non_blocking=True)
-                # Counted before the step, at whose end a checkpoint may be written.
-                self.progress.samples += phase.batch_size * len(batches)
-                yield batches, time.perf_counter() - begun
+            try:
+                while self.progress.step < end:
+                    begun = time.perf_counter()
+                    batches = [self._next(stream) for _ in range(self.options.gradient_accumulation_steps)]
+                    batches = send_to_device(batches, self.accelerator.device, non_blocking=True)
+                    # Counted before the step, at whose end a checkpoint may be written.
+                    self.progress.samples += phase.batch_size * len(batches)
+                    yield batches, time.perf_counter() - begun
+            finally:
+                del stream  # its workers end now, not when whoever holds an error's traceback lets go of it
+
+    @staticmethod
+    def _next(stream: Iterator[dict[str, Any]]) -> dict[str, Any]:
+        try:
+            return next(stream)
+        except DataError as error:  # from a worker, whose traceback is in the message
+            message = str(error).strip().rsplit("DataError: ", 1)[-1]
+            error.__traceback__ = None  # whose frames hold the stream
+        del stream
+        raise DataError(message)
 
     def _loader(self, batch_size: int) -> DataLoader:
         accelerator, workers = self.accelerator, self.options.num_workers
@@ -634,8 +651,10 @@ def catch_signals(received: list[int], num_processes: int) -> Iterator[None]:
 
 def _leave_signals_to_the_main_process(worker: int) -> None:
     # Ctrl-C, torchrun's SIGTERM and SLURM's reach the whole group: the loop decides, and workers end with their loader.
+    # After SIGTERM no further batch is asked for; a worker that is still there later has lost its loop, which waits for it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, lambda number, frame: os._exit(0))
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(WORKER_GRACE))
 
 
 def _seed_of(*numbers: int) -> int:

@@ -1,6 +1,7 @@
 """What a run does, on runs of a few steps."""
 
 import json
+import multiprocessing
 import os
 import resource
 import signal
@@ -13,10 +14,12 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 from PIL import Image
 from safetensors.torch import load_file
+from torch.utils.data import DataLoader
 from training_runs import logged, losses, tiny_arguments, write_recipe
 
 from modeling_unirain.configuration_unirain import UniRainConfig
 from modeling_unirain.modeling_unirain import UniRainForImageDeraining
+from modeling_unirain.training import loop
 from modeling_unirain.training.arguments import parse_arguments
 from modeling_unirain.training.averaging import AveragedWeights
 from modeling_unirain.training.checkpoints import Checkpoints
@@ -334,6 +337,19 @@ def test_a_picture_that_a_worker_cannot_read_is_named_in_one_sentence(tmp_path):
     with pytest.raises(ValueError, match=r"input/\d\.png") as error:
         main(arguments)
     assert "\n" not in str(error.value) and "Traceback" not in str(error.value)
+    # With the error, and all its frames, still held: Python waits for its children before it exits.
+    assert not multiprocessing.active_children()
+
+
+def test_a_worker_that_lost_its_loop_ends_after_sigterm(monkeypatch):
+    monkeypatch.setattr(loop, "WORKER_GRACE", 1)
+    stream = iter(DataLoader([1, 2, 3], num_workers=1, worker_init_fn=loop._leave_signals_to_the_main_process))
+    assert next(stream) == 1
+    (worker,) = multiprocessing.active_children()
+    worker.terminate()
+    assert next(stream) == 2, "it goes on until the loop has what it asked for"
+    worker.join(20)
+    assert worker.exitcode == 0
 
 
 def test_a_tracker_without_its_package_is_an_error(tmp_path, monkeypatch):
