@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from fresh_defects import FINAL
 from PIL import Image
-from planted_defects import FINAL, NEED_ANOTHER, TUNING
+from planted_defects import NEED_ANOTHER, TUNING
 from tqdm import tqdm
 
 from modeling_unirain.images import read_rgb
@@ -20,7 +21,7 @@ from modeling_unirain.rain import render_rain
 
 DEFECTS = {"tuning": TUNING, "final": FINAL}
 SPLITS = tuple(DEFECTS)
-SALT = {"tuning": "", "final": "fifth "}
+SALT = {"tuning": "", "final": "sixth "}
 """Which pairs are drawn. The final half's are drawn anew whenever its kinds of defects are, with a new word here."""
 HALVED_SETS = ("DRS/rain800", "DRS/nitedr_day", "NRS/nitedr_night")
 FINAL_SETS = ("DRS/carlarain_day", "NRS/carlarain_night", "NRS/bdd_night")

@@ -1,8 +1,8 @@
 """Defects planted in sound pairs, for `benchmarks/distillation.py`.
 
-Limits of the `local` preset are set on sound pairs alone, and what it measures was chosen with the `TUNING` kinds in view. `FINAL` kinds
-are written down and committed before any judge sees one of them. Four such sets were moved to the tuning half after they had given their
-figures (docs/distillation.md), because a kind that was looked at can no longer tell how unknown kinds fare.
+Limits of the `local` preset are set on sound pairs alone, and what it measures was chosen with the `TUNING` kinds in view. Five sets of
+kinds that were fresh once (`fresh_defects.py` holds today's) joined them after they had given their figures (docs/distillation.md),
+because a kind that was looked at can no longer tell how unknown kinds fare.
 Every defect is a pure function of the pair, a seeded generator and, for some, another pair of the same source. Pairs are
 `uint8` RGB arrays of shape (height, width, 3); results of a pair have equal sizes, so that no kind is caught by the size
 check alone.
@@ -34,7 +34,7 @@ def blurred_target(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generat
 def rain_left_in_target(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> Pair:
     """The target keeps 40 to 90 % of the rain."""
     share = rng.uniform(0.4, 0.9)
-    return rainy, _to_uint8(target + share * (rainy.astype(np.float32) - target))
+    return rainy, to_uint8(target + share * (rainy.astype(np.float32) - target))
 
 
 def coloured_rain(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> Pair:
@@ -43,7 +43,7 @@ def coloured_rain(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generato
     colour = np.eye(3, dtype=np.float32)[rng.integers(3)]
     if rng.random() < 0.5:  # yellow, cyan, magenta
         colour = 1 - colour
-    return _to_uint8(target + layer * (2 * colour - 1) * 0.8), target
+    return to_uint8(target + layer * (2 * colour - 1) * 0.8), target
 
 
 def crushed_jpeg(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> Pair:
@@ -55,12 +55,12 @@ def crushed_jpeg(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generator
 def wrong_exposure(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> Pair:
     """The target was exposed 0.6 to 1.2 stops longer or shorter."""
     gain = 2.0 ** (rng.uniform(0.6, 1.2) * rng.choice([-1, 1]))
-    return rainy, _to_uint8(target * np.float32(gain))
+    return rainy, to_uint8(target * np.float32(gain))
 
 
 def swapped_target(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generator, other: Pair) -> Pair:
     """The target is that of another pair of the same source, brought to the rainy image's size."""
-    return rainy, _fitted(other[1], rainy)
+    return rainy, fitted(other[1], rainy)
 
 
 def upscaled_thumbnail(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> Pair:
@@ -82,7 +82,7 @@ def impossible_rain(rainy: np.ndarray, target: np.ndarray, rng: np.random.Genera
     variant = rng.integers(3)
     if variant == 0:
         layer = -1.5 * np.abs(rainy.astype(np.float32) - target).max(2, keepdims=True)
-        return _to_uint8(target + layer), target
+        return to_uint8(target + layer), target
     painted = target.copy()
     if variant == 1:
         for _ in range(height * width // 600):
@@ -108,7 +108,7 @@ def rotated_target(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generat
 def colour_cast(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> Pair:
     """The target's white balance is another: red and blue scaled apart by 1.35 to 1.8."""
     ratio = rng.uniform(1.35, 1.8) ** (0.5 * rng.choice([-1, 1]))
-    return rainy, _to_uint8(target * np.float32([ratio, 1, 1 / ratio]))
+    return rainy, to_uint8(target * np.float32([ratio, 1, 1 / ratio]))
 
 
 def twice_saved(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> Pair:
@@ -138,7 +138,7 @@ def exchanged_pair(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generat
 def ghosted_target(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generator, other: Pair) -> Pair:
     """The target is an average over frames between which the scene changed: another shows through by 25 to 45 %."""
     share = rng.uniform(0.25, 0.45)
-    return rainy, _to_uint8((1 - share) * target + share * _fitted(other[1], target).astype(np.float32))
+    return rainy, to_uint8((1 - share) * target + share * fitted(other[1], target).astype(np.float32))
 
 
 def pasted_rain(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generator, other: Pair) -> Pair:
@@ -148,14 +148,14 @@ def pasted_rain(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generator,
     tall, wide = int(height * share), int(width * share)
     top, left = rng.integers(0, height - tall + 1), rng.integers(0, width - wide + 1)
     painted = rainy.copy()
-    painted[top : top + tall, left : left + wide] = _fitted(other[0], rainy)[top : top + tall, left : left + wide]
+    painted[top : top + tall, left : left + wide] = fitted(other[0], rainy)[top : top + tall, left : left + wide]
     return painted, target
 
 
 def posterised_target(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> Pair:
     """The target went through a palette: 6 to 16 levels a channel are left."""
     step = 255 / (int(rng.integers(6, 17)) - 1)
-    return rainy, _to_uint8(np.rint(target / step) * step)
+    return rainy, to_uint8(np.rint(target / step) * step)
 
 
 def haloed_target(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> Pair:
@@ -174,14 +174,14 @@ def coarse_pixels_target(rainy: np.ndarray, target: np.ndarray, rng: np.random.G
 
 def noisy_target(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> Pair:
     """The target was taken at a far higher sensitivity: Gaussian noise of 12 to 30 grey levels."""
-    return rainy, _to_uint8(target + rng.normal(0, rng.uniform(12, 30), target.shape))
+    return rainy, to_uint8(target + rng.normal(0, rng.uniform(12, 30), target.shape))
 
 
 def colourless_target(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> Pair:
     """The target lost 70 to 100 % of its colour."""
     share = rng.uniform(0.7, 1)
     grey = np.asarray(Image.fromarray(target).convert("L"), dtype=np.float32)[..., None]
-    return rainy, _to_uint8((1 - share) * target + share * grey)
+    return rainy, to_uint8((1 - share) * target + share * grey)
 
 
 def median_target(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> Pair:
@@ -194,7 +194,7 @@ def motion_blurred_target(rainy: np.ndarray, target: np.ndarray, rng: np.random.
     length = 2 * int(rng.integers(3, 8)) + 1
     padded = np.pad(target.astype(np.float32), ((0, 0), (length // 2, length // 2), (0, 0)), mode="edge")
     width = target.shape[1]
-    return rainy, _to_uint8(sum(padded[:, start : start + width] for start in range(length)) / length)
+    return rainy, to_uint8(sum(padded[:, start : start + width] for start in range(length)) / length)
 
 
 def warped_target(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> Pair:
@@ -225,13 +225,13 @@ def interlaced_target(rainy: np.ndarray, target: np.ndarray, rng: np.random.Gene
 def gamma_target(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> Pair:
     """The target was encoded once too often or too seldom: a gamma of 1.5 to 2.2, or its inverse."""
     gamma = rng.uniform(1.5, 2.2) ** rng.choice([-1, 1])
-    return rainy, _to_uint8(255 * (target / np.float32(255)) ** np.float32(gamma))
+    return rainy, to_uint8(255 * (target / np.float32(255)) ** np.float32(gamma))
 
 
 def hazed_target(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> Pair:
     """The target was taken in mist: 25 to 50 % of it are one light grey."""
     share = rng.uniform(0.25, 0.5)
-    return rainy, _to_uint8((1 - share) * target.astype(np.float32) + share * rng.uniform(190, 235))
+    return rainy, to_uint8((1 - share) * target.astype(np.float32) + share * rng.uniform(190, 235))
 
 
 def channel_swapped_target(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> Pair:
@@ -256,7 +256,7 @@ def burnt_in_text(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generato
     for line in range(3):
         ImageDraw.Draw(mask).text((width // 20, int(height * (0.15 + 0.3 * line))), letters, fill=128, font=font)
     alpha = np.asarray(mask, dtype=np.float32)[..., None] / 255
-    return rainy, _to_uint8((1 - alpha) * target + alpha * 255 * rng.integers(2))
+    return rainy, to_uint8((1 - alpha) * target + alpha * 255 * rng.integers(2))
 
 
 def smeared_patch(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> Pair:
@@ -278,7 +278,7 @@ def overprocessed_target(rainy: np.ndarray, target: np.ndarray, rng: np.random.G
     mean = _mean(image, radius)
     gain = np.maximum(_mean(image**2, radius) - mean**2, 0)
     gain = gain / (gain + threshold)
-    return rainy, _to_uint8(_mean(gain, radius) * image + _mean((1 - gain) * mean, radius))
+    return rainy, to_uint8(_mean(gain, radius) * image + _mean((1 - gain) * mean, radius))
 
 
 def intruder_in_target(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generator, other: Pair) -> Pair:
@@ -288,21 +288,21 @@ def intruder_in_target(rainy: np.ndarray, target: np.ndarray, rng: np.random.Gen
     y, x = np.ogrid[:height, :width]
     middle_y, middle_x = rng.uniform(0.3, 0.7) * height, rng.uniform(0.3, 0.7) * width
     inside = ((y - middle_y) / (share * height)) ** 2 + ((x - middle_x) / (share * width)) ** 2 < 1
-    return rainy, np.where(inside[..., None], _fitted(other[1], target), target)
+    return rainy, np.where(inside[..., None], fitted(other[1], target), target)
 
 
 def banded_target(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> Pair:
     """The target was taken under flickering light: bands of 24 to 80 rows that are 15 to 30 % brighter and darker."""
     rows = np.arange(target.shape[0], dtype=np.float32)
     wave = np.sin(2 * np.pi * (rows / np.float32(rng.uniform(24, 80)) + rng.uniform()))
-    return rainy, _to_uint8(target * (1 + rng.uniform(0.15, 0.3) * wave)[:, None, None])
+    return rainy, to_uint8(target * (1 + rng.uniform(0.15, 0.3) * wave)[:, None, None])
 
 
 def vignetted_target(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> Pair:
     """The target was taken with another lens: its corners have 25 to 50 % of their light."""
     height, width = target.shape[:2]
     y, x = np.ogrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
-    return rainy, _to_uint8(target * (1 - (1 - rng.uniform(0.25, 0.5)) * (x**2 + y**2) / 2)[..., None])
+    return rainy, to_uint8(target * (1 - (1 - rng.uniform(0.25, 0.5)) * (x**2 + y**2) / 2)[..., None])
 
 
 def torn_target(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> Pair:
@@ -318,7 +318,7 @@ def torn_target(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generator)
 def tone_mapped_target(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> Pair:
     """The target went through a local tone mapper: differences from the surroundings, of 20 to 40 pixels, are twice to three times as large."""
     image = target.astype(np.float32)
-    return rainy, _to_uint8(image + rng.uniform(1, 2) * (image - _mean(image, int(rng.integers(10, 21)))))
+    return rainy, to_uint8(image + rng.uniform(1, 2) * (image - _mean(image, int(rng.integers(10, 21)))))
 
 
 def misregistered_target(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> Pair:
@@ -366,13 +366,13 @@ def bleeding_colours_target(rainy: np.ndarray, target: np.ndarray, rng: np.rando
         padded = np.pad(plane, ((0, 0), (length // 2 + 6, length // 2)), mode="edge")
         sums = np.pad(padded.cumsum(1, dtype=np.float64), ((0, 0), (1, 0)))
         smeared.append(((sums[:, length:] - sums[:, :-length]) / length)[:, : luma.shape[1]])
-    return rainy, np.asarray(Image.fromarray(_to_uint8(np.stack([luma, *smeared], -1)), "YCbCr").convert("RGB"))
+    return rainy, np.asarray(Image.fromarray(to_uint8(np.stack([luma, *smeared], -1)), "YCbCr").convert("RGB"))
 
 
 def rainless_pair(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> Pair:
     """There is no rain to remove: the rainy image is the target under a faint veil, with a little noise of its own."""
     share = rng.uniform(0.03, 0.12)
-    return _to_uint8((1 - share) * target + share * 200 + rng.normal(0, 3, target.shape)), target
+    return to_uint8((1 - share) * target + share * 200 + rng.normal(0, 3, target.shape)), target
 
 
 def stretched_target(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> Pair:
@@ -398,7 +398,7 @@ def barrel_target(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generato
     down, over = (rows - top)[..., None], (columns - left)[..., None]
     upper = target[top, left] * (1 - over) + target[top, right] * over
     lower = target[below, left] * (1 - over) + target[below, right] * over
-    return rainy, _to_uint8(upper * (1 - down) + lower * down)
+    return rainy, to_uint8(upper * (1 - down) + lower * down)
 
 
 def upside_down_target(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> Pair:
@@ -421,13 +421,13 @@ def half_cleaned_target(rainy: np.ndarray, target: np.ndarray, rng: np.random.Ge
 
 def overcorrected_target(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> Pair:
     """The target is an algorithm's, which subtracted too much: the rain is there as its negative, 30 to 70 % as strong."""
-    return rainy, _to_uint8(target - rng.uniform(0.3, 0.7) * (rainy.astype(np.float32) - target))
+    return rainy, to_uint8(target - rng.uniform(0.3, 0.7) * (rainy.astype(np.float32) - target))
 
 
 def other_rain_in_target(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> Pair:
     """Both are frames of one shower: the target has rain of its own, here the layer mirrored, 60 to 100 % as strong."""
     layer = rainy.astype(np.float32) - target
-    return rainy, _to_uint8(target + rng.uniform(0.6, 1.0) * layer[:, ::-1])
+    return rainy, to_uint8(target + rng.uniform(0.6, 1.0) * layer[:, ::-1])
 
 
 def tiled_rain(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> Pair:
@@ -442,7 +442,7 @@ def tiled_rain(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generator) 
     top, left = max(corners, key=lambda at: np.abs(layer[at[0] : at[0] + side, at[1] : at[1] + side]).sum())
     square = layer[top : top + side, left : left + side]
     times = (-(-layer.shape[0] // side), -(-layer.shape[1] // side), 1)
-    return _to_uint8(target + np.tile(square, times)[: layer.shape[0], : layer.shape[1]]), target
+    return to_uint8(target + np.tile(square, times)[: layer.shape[0], : layer.shape[1]]), target
 
 
 def coarse_rain(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> Pair:
@@ -450,7 +450,7 @@ def coarse_rain(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generator)
     layer = rainy.astype(np.float32) - target
     factor = int(rng.integers(4, 9))
     large = layer[::factor, ::factor].repeat(factor, 0).repeat(factor, 1)
-    return _to_uint8(target + large[: layer.shape[0], : layer.shape[1]]), target
+    return to_uint8(target + large[: layer.shape[0], : layer.shape[1]]), target
 
 
 def shadowed_target(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> Pair:
@@ -461,7 +461,7 @@ def shadowed_target(rainy: np.ndarray, target: np.ndarray, rng: np.random.Genera
     along = (x / width - 0.5) * np.cos(angle) + (y / height - 0.5) * np.sin(angle)
     edge = np.quantile(along, 1 - rng.uniform(0.25, 0.5))
     shade = 1 / (1 + np.exp(-(along - edge) / 0.02))
-    return rainy, _to_uint8(target * (1 - rng.uniform(0.35, 0.6) * shade[..., None]))
+    return rainy, to_uint8(target * (1 - rng.uniform(0.35, 0.6) * shade[..., None]))
 
 
 def equalised_target(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> Pair:
@@ -469,7 +469,7 @@ def equalised_target(rainy: np.ndarray, target: np.ndarray, rng: np.random.Gener
     luma = Image.fromarray(target).convert("YCbCr").split()
     even = np.asarray(Image.merge("YCbCr", (ImageOps.equalize(luma[0]), *luma[1:])).convert("RGB"))
     share = rng.uniform(0.5, 1.0)
-    return rainy, _to_uint8(target + share * (even.astype(np.float32) - target))
+    return rainy, to_uint8(target + share * (even.astype(np.float32) - target))
 
 
 def streamed_target(rainy: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> Pair:
@@ -543,11 +543,6 @@ TUNING: dict[str, Callable] = {
         hot_pixels_target,
         bleeding_colours_target,
         rainless_pair,
-    )
-}
-FINAL: dict[str, Callable] = {
-    function.__name__: function
-    for function in (
         stretched_target,
         barrel_target,
         upside_down_target,
@@ -566,7 +561,7 @@ NEED_ANOTHER = frozenset({"swapped_target", "ghosted_target", "pasted_rain", "in
 """Kinds that take another pair of the same source as a fourth argument."""
 
 
-def _fitted(image: np.ndarray, like: np.ndarray) -> np.ndarray:
+def fitted(image: np.ndarray, like: np.ndarray) -> np.ndarray:
     height, width = like.shape[:2]
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
 
@@ -582,7 +577,7 @@ def _mean(image: np.ndarray, radius: int) -> np.ndarray:
     return (sums / side**2).astype(np.float32)
 
 
-def _to_uint8(image: np.ndarray) -> np.ndarray:
+def to_uint8(image: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(image), 0, 255).astype(np.uint8)
 
 
