@@ -5,11 +5,13 @@
 On sound pairs alone, all of the tuning half of `planted_candidates.py`: its stored pairs as they are and once more mirrored and reduced,
 and rain rendered over its photographs. Each judge's limit is the distance that one share of the plain pairs stay within when their
 photograph, and every other pair that shows it, is left out of the fit: the least share, the same for all judges, at which two of three
-keep `KEPT` of the plain pairs. Measured scores are kept in DIR; the planted defects take no part.
+keep `KEPT` of the plain pairs. Measured scores are kept in DIR; the planted defects take no part. To be run again with every new bundled
+checkpoint: two judges ask it where it sees rain.
 """
 
 import argparse
 import json
+import multiprocessing
 import sys
 import zlib
 from collections.abc import Iterator
@@ -25,6 +27,7 @@ from tqdm import tqdm
 from modeling_unirain.distillation.backends import LOCAL_JUDGES
 from modeling_unirain.distillation.measurements import luma
 from modeling_unirain.distillation.protocols import JudgeCase, RetrievedReference, Triplet
+from modeling_unirain.distillation.rain_seen import RainSeen
 from modeling_unirain.distillation.sound_pairs import fitted, save
 from modeling_unirain.images import read_rgb
 from modeling_unirain.rain import render_rain
@@ -71,28 +74,42 @@ def more_pairs(corpus: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
 def measured(corpus: Path, file: Path) -> dict[str, np.ndarray]:
     """Every judge's scores (pairs, names), the names, the folds (pairs,) and which are plain (pairs,)."""
     if not file.exists():
-        references = _references(corpus / "real")
-        judges = [judge() for judge in LOCAL_JUDGES.values()]
-        for judge in judges:
-            judge.load_statistics(judge.fit([triplet for triplet, _ in references]))
-        rows: dict[str, list[dict]] = {judge.name: [] for judge in judges}
+        rows: dict[str, list[dict]] = {name: [] for name in LOCAL_JUDGES}
         folds, plain = [], []
-        for is_plain, pairs in ((True, plain_pairs(corpus)), (False, more_pairs(corpus))):
-            for photograph, rainy, target in tqdm(pairs, desc="plain" if is_plain else "more"):
-                look = _look(rainy)
-                near = sorted(references, key=lambda reference: float((look - reference[1]).norm()))[:3]
-                case = JudgeCase(
-                    "", _triplet(rainy), target, tuple(RetrievedReference(triplet, 0, 0, 0) for triplet, _ in near)
-                )
-                for judge in judges:
-                    rows[judge.name].append(judge.measure(case))
-                folds.append(zlib.crc32(photograph.encode()) % FOLDS)
-                plain.append(is_plain)
+        context = multiprocessing.get_context("spawn")
+        with context.Pool(initializer=_start_measuring, initargs=(corpus / "real",)) as pool:
+            for is_plain, pairs in ((True, plain_pairs(corpus)), (False, more_pairs(corpus))):
+                for photograph, scores in tqdm(pool.imap(_scores, pairs), desc="plain" if is_plain else "more"):
+                    for name, row in scores.items():
+                        rows[name].append(row)
+                    folds.append(zlib.crc32(photograph.encode()) % FOLDS)
+                    plain.append(is_plain)
         found = {name: np.array([list(row.values()) for row in scores]) for name, scores in rows.items()}
         names = {name: list(scores[0]) for name, scores in rows.items()}
         np.savez(file, **found, names=json.dumps(names), folds=np.array(folds), plain=np.array(plain))
     with np.load(file) as stored:
         return dict(stored)
+
+
+def _start_measuring(folder: Path) -> None:
+    """In a process of the pool: what every pair is measured with."""
+    global references, judges
+    torch.set_num_threads(1)
+    references = _references(folder)
+    judges = [judge() for judge in LOCAL_JUDGES.values()]
+    for judge in judges:
+        judge.load_statistics(judge.fit([triplet for triplet, _ in references]))
+
+
+def _scores(pair: tuple[str, np.ndarray, np.ndarray]) -> tuple[str, dict[str, dict[str, float]]]:
+    """The pair's photograph, and every judge's scores beside the three references that look most alike."""
+    photograph, rainy, target = pair
+    look = _look(rainy)
+    near = sorted(references, key=lambda reference: float((look - reference[1]).norm()))[:3]
+    shown = tuple(RetrievedReference(triplet, 0, 0, 0) for triplet, _ in near)
+    with torch.inference_mode():
+        case = JudgeCase("", _triplet(rainy), target, shown)
+        return photograph, {judge.name: judge.measure(case) for judge in judges}
 
 
 def left_out_distances(names: list[str], scores: np.ndarray, folds: np.ndarray) -> np.ndarray:
@@ -142,10 +159,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if not (arguments.data / "train").is_dir():
         sys.exit(f"{arguments.data} holds no train/: give the corpus's folder with --data, or link it as data")
-    torch.set_num_threads(1)
     arguments.work_dir.mkdir(parents=True, exist_ok=True)
-    with torch.inference_mode():
-        stored = measured(arguments.data, arguments.work_dir / "scores.npz")
+    stored = measured(arguments.data, arguments.work_dir / "scores.npz")
     folds, plain = stored["folds"], stored["plain"].astype(bool)
     judges = json.loads(str(stored["names"]))
     distances = np.stack([left_out_distances(names, stored[judge], folds) for judge, names in judges.items()])
@@ -154,7 +169,7 @@ def main() -> None:
     for (judge, names), limit in zip(judges.items(), limits, strict=True):
         models[judge] = fitted(names, stored[judge], float(f"{limit:.4g}"))
         print(f"{judge}: {len(names)} scores, {len(folds)} pairs, limit {limit:.4g}")
-    save(models)
+    save(models, RainSeen.fingerprint())
 
 
 if __name__ == "__main__":

@@ -66,6 +66,7 @@ from modeling_unirain.distillation.rain_physics import (
     tone,
     veil,
 )
+from modeling_unirain.distillation.rain_seen import RainSeen
 from modeling_unirain.distillation.sound_pairs import COLUMNS, bundled
 
 
@@ -141,6 +142,7 @@ MEANINGS = {
     "copies": "the layer holds a copy of the scene",
     "spectrum": "the layer is blurred, coarse or sharp as rain in this picture is not",
     "channels": "the layer's colour channels do not tell the same",
+    "seen": "the rain that the network sees is not what was removed, or is in the target too",
 }
 """What it means that a score is far from those of sound pairs, by the score's name or its first word."""
 
@@ -153,7 +155,7 @@ class MeasuringJudge(Judge):
         model = bundled()[self.name]
         numbers = [getattr(model, column) for column in COLUMNS] + [model.precision]
         digest = hashlib.sha256(b"".join(array.tobytes() for array in numbers)).hexdigest()
-        return f"{self.name} 4 {model.names} {model.limit} {digest}"
+        return f"{self.name} 5 {model.names} {model.limit} {digest}"
 
     def judge(self, cases: Sequence[JudgeCase]) -> list[Vote]:
         threads = torch.get_num_threads()
@@ -178,6 +180,23 @@ class MeasuringJudge(Judge):
         if scores["distance"] <= 1:
             return Vote(self.name, True, reason="like sound pairs in all that was measured", scores=scores)
         return Vote(self.name, False, reason=_objection(model.names, parts, scores), scores=scores)
+
+
+class RainSeeingJudge(MeasuringJudge):
+    """A judge that asks the network, too, where it sees rain."""
+
+    def __init__(self) -> None:
+        self.rain_seen = RainSeen()
+
+    @property
+    def fingerprint(self) -> str:
+        return f"{super().fingerprint} {self.rain_seen.fingerprint()}"
+
+    def check(self) -> None:
+        self.rain_seen.check()
+
+    def release(self) -> None:
+        self.rain_seen.release()
 
 
 class ReferenceDistanceJudge(MeasuringJudge):
@@ -252,7 +271,7 @@ class ReferenceDistanceJudge(MeasuringJudge):
         return self._references[reference.image_id]
 
 
-class RainLayerJudge(MeasuringJudge):
+class RainLayerJudge(RainSeeingJudge):
     """Could what was removed, input minus target, be rain?
 
     Rain adds light where the scene is dark, has next to no colour of its own, covers part of the picture, and knows nothing of the scene
@@ -296,6 +315,7 @@ class RainLayerJudge(MeasuringJudge):
             "layer_coherence": orientation(fine - fine_clean)[1],
             **colour_changes(rainy, target),
             "layout_kept": layout_kept(case.query.image, case.target),
+            **self.rain_seen.measure(case.query.image, case.target),
             **_tested(
                 case,
                 *(amount_removed, scene_in_layer, light_added, veil, fine_colours, scene_transfer),
@@ -305,7 +325,7 @@ class RainLayerJudge(MeasuringJudge):
         }
 
 
-class PairIntegrityJudge(MeasuringJudge):
+class PairIntegrityJudge(RainSeeingJudge):
     """Is the target the same picture: in place, equally exposed, undamaged, as sharp, and cleaner?"""
 
     name = "pair-integrity"
@@ -355,6 +375,7 @@ class PairIntegrityJudge(MeasuringJudge):
             "repeated_pixels": repeated_pixels(target),
             "levels": level_share(target),
             "layout_kept": layout_kept(case.query.image, case.target),
+            **self.rain_seen.measure(case.query.image, case.target),
             **_tested(
                 case,
                 *(scene_transfer, edges_shared, fine_colours, tone, constants, structure_shared, detail_change),

@@ -86,9 +86,9 @@ def fitted(names: Sequence[str], scores: np.ndarray, limit: float = 1.0) -> Soun
     )
 
 
-def save(models: Mapping[str, SoundPairs], file: Path = FILE) -> None:
-    """Six digits of everything; of the symmetric precision the lower triangle."""
-    told = {
+def save(models: Mapping[str, SoundPairs], weights: str, file: Path = FILE) -> None:
+    """Six digits of everything; of the symmetric precision the lower triangle. `weights` names those of the network that was asked."""
+    judges = {
         judge: {
             "limit": model.limit,
             "scores": {
@@ -101,14 +101,14 @@ def save(models: Mapping[str, SoundPairs], file: Path = FILE) -> None:
         }
         for judge, model in models.items()
     }
-    text = json.dumps(told, indent=1)
+    text = json.dumps({"weights": weights, "judges": judges}, indent=1)
     file.write_text(re.sub(r"\[([^\[\]]+)\]", _in_one_line, text) + "\n", encoding="utf-8")
 
 
 @cache
 def bundled() -> dict[str, SoundPairs]:
     """The Gaussians of the judges, by name."""
-    return {judge: _loaded(told) for judge, told in json.loads(FILE.read_text(encoding="utf-8")).items()}
+    return {judge: _loaded(told) for judge, told in json.loads(FILE.read_text(encoding="utf-8"))["judges"].items()}
 
 
 def _loaded(told: dict) -> SoundPairs:

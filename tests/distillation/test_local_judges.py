@@ -100,12 +100,11 @@ def share_kept(judges, make, seeds=range(6)):
     return np.mean([kept(judges(*make(seed))) for seed in seeds])
 
 
-@pytest.mark.parametrize(("rain_type", "of_six"), [("DRS", 5), ("DRD", 4)])
-def test_sound_pairs_are_kept(judges, rain_type, of_six):
-    """Drops on pictures as small as these hide much of a scene: two of six are known to be rejected. The rocket, every fourth
-    scene, starts by night: rain by day over it is not sound."""
+@pytest.mark.parametrize("rain_type", ["DRS", "DRD"])
+def test_sound_pairs_are_kept(judges, rain_type):
+    """The rocket, every fourth scene, starts by night: rain by day over it is not sound."""
     by_day = (0, 1, 2, 4, 5, 6)
-    assert share_kept(judges, lambda seed: rendered(seed, rain_type), by_day) >= of_six / 6
+    assert share_kept(judges, lambda seed: rendered(seed, rain_type), by_day) >= 5 / 6
 
 
 def jpeg(image, quality):
@@ -133,14 +132,10 @@ DEFECTS = {
 }  # fmt: skip
 
 
-OVERLOOKED = {"rain left": 2, "red rain": 3}
-"""What the judges are known to overlook, of six: faint rain, left over texture or coloured, adds to few of many scores."""
-
-
 @pytest.mark.parametrize("defect", DEFECTS)
 def test_planted_defects_are_rejected_and_the_reason_is_a_sentence(judges, defect):
     cases = [[np.ascontiguousarray(image) for image in DEFECTS[defect](*rendered(seed))] for seed in range(6)]
-    assert sum(kept(judges(*case)) for case in cases) <= OVERLOOKED.get(defect, 1)
+    assert sum(kept(judges(*case)) for case in cases) <= 1
     objections = [vote for vote in judges(*cases[0]) if vote.decision is False]
     assert objections and all(vote.reason and "like sound pairs" not in vote.reason for vote in objections)
 

@@ -1,0 +1,61 @@
+"""Where the bundled network sees rain: in targets that were cleaned in part, not or wrongly."""
+
+import numpy as np
+import pytest
+import skimage.data
+import torch
+
+from modeling_unirain.distillation.rain_seen import RainSeen
+from modeling_unirain.rain import render_rain
+
+
+@pytest.fixture(scope="module")
+def pair():
+    clean = np.ascontiguousarray(skimage.data.rocket()[100:388, 100:420])
+    rendered = render_rain(clean, "DRS", 3, severity=0.6)
+    return tuple((image * 255 + 0.5).astype(np.uint8) for image in (rendered.rainy, rendered.clean))
+
+
+@pytest.fixture(scope="module")
+def measure():
+    def measured(rainy, target):
+        with torch.inference_mode():
+            return RainSeen().measure(np.ascontiguousarray(rainy), np.ascontiguousarray(target))
+
+    return measured
+
+
+def test_what_was_removed_is_what_the_network_would_remove(pair, measure):
+    scores = measure(*pair)
+    assert scores["seen_alike_query_layer"] > 0.7
+    assert scores["seen_rest_beside_layer"] < -0.3
+    assert scores["seen_target_beside_query"] < -1
+
+
+def test_rain_left_in_the_target_is_seen_again(pair, measure):
+    rainy, target = pair
+    left = np.rint(target + 0.7 * (rainy.astype(np.float32) - target)).astype(np.uint8)
+    clean, scores = measure(rainy, target), measure(rainy, left)
+    assert scores["seen_alike_query_target"] > 0.7 > clean["seen_alike_query_target"]
+    assert scores["seen_target_beside_query"] > clean["seen_target_beside_query"] + 1
+
+
+def test_a_part_that_was_not_cleaned_stands_out_among_the_tiles(pair, measure):
+    rainy, target = pair
+    half = target.copy()
+    half[:, : half.shape[1] // 2] = rainy[:, : half.shape[1] // 2]
+    clean, scores = measure(rainy, target), measure(rainy, half)
+    assert scores["seen_tiles_target_90"] > clean["seen_tiles_target_90"] + 2
+    assert scores["seen_tiles_target_10"] < scores["seen_tiles_target_90"] - 2
+
+
+def test_strengths_are_octaves_of_grey_levels(pair, measure):
+    rainy, target = pair
+    layer = (rainy.astype(np.float32) - target)[16:272, 32:288] @ [0.299, 0.587, 0.114]
+    assert measure(rainy, target)["seen_layer"] == pytest.approx(np.log2(np.sqrt((layer**2).mean()) + 0.7), abs=0.02)
+
+
+@pytest.mark.parametrize("height, width", [(96, 96), (97, 250), (288, 101)])
+def test_any_size_gives_finite_scores(pair, measure, height, width):
+    rainy, target = (image[:height, :width] for image in pair)
+    assert np.isfinite(list(measure(rainy, target).values())).all()
