@@ -4,17 +4,18 @@
 
 On sound pairs alone, all of the tuning half of `planted_candidates.py`: its stored pairs as they are and once more mirrored and reduced,
 and rain rendered over its photographs. Each judge's limit is the distance that one share of the plain pairs stay within when their
-photograph, and every other pair that shows it, is left out of the fit: the least share, the same for all judges, at which two of three
-keep `KEPT` of the plain pairs. Measured scores are kept in DIR; the planted defects take no part. To be run again with every new bundled
-checkpoint: two judges ask it where it sees rain.
+photograph, and every other pair that shows it, is left out of the fit (not of the bundled network's training, whose material most of them
+are): the least share, the same for all judges, at which two of three keep `KEPT` of the plain pairs. Measured scores are kept in DIR; the
+planted defects take no part. To be run again with every new bundled checkpoint: two judges ask it where it sees rain.
 """
 
 import argparse
 import json
-import multiprocessing
 import sys
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -76,10 +77,9 @@ def measured(corpus: Path, file: Path) -> dict[str, np.ndarray]:
     if not file.exists():
         rows: dict[str, list[dict]] = {name: [] for name in LOCAL_JUDGES}
         folds, plain = [], []
-        context = multiprocessing.get_context("spawn")
-        with context.Pool(initializer=_start_measuring, initargs=(corpus / "real",)) as pool:
+        with ProcessPoolExecutor(torch.get_num_threads(), get_context("spawn"), _start, (corpus / "real",)) as pool:
             for is_plain, pairs in ((True, plain_pairs(corpus)), (False, more_pairs(corpus))):
-                for photograph, scores in tqdm(pool.imap(_scores, pairs), desc="plain" if is_plain else "more"):
+                for photograph, scores in tqdm(pool.map(_scores, pairs), desc="plain" if is_plain else "more"):
                     for name, row in scores.items():
                         rows[name].append(row)
                     folds.append(zlib.crc32(photograph.encode()) % FOLDS)
@@ -91,7 +91,7 @@ def measured(corpus: Path, file: Path) -> dict[str, np.ndarray]:
         return dict(stored)
 
 
-def _start_measuring(folder: Path) -> None:
+def _start(folder: Path) -> None:
     """In a process of the pool: what every pair is measured with."""
     global references, judges
     torch.set_num_threads(1)
@@ -157,10 +157,12 @@ def main() -> None:
     parser.add_argument("--work_dir", type=Path, required=True, help="what is measured; kept for the next time")
     parser.add_argument("--data", type=Path, default=Path("data"), help="the corpus's folder")
     arguments = parser.parse_args()
-    if not (arguments.data / "train").is_dir():
-        sys.exit(f"{arguments.data} holds no train/: give the corpus's folder with --data, or link it as data")
+    for name in ("train", "clean", "real"):
+        if not (arguments.data / name).is_dir():
+            sys.exit(f"{arguments.data} holds no {name}/: give the corpus's folder with --data, or link it as data")
     arguments.work_dir.mkdir(parents=True, exist_ok=True)
-    stored = measured(arguments.data, arguments.work_dir / "scores.npz")
+    checkpoint = RainSeen.fingerprint()
+    stored = measured(arguments.data, arguments.work_dir / f"scores-{checkpoint[:16]}.npz")
     folds, plain = stored["folds"], stored["plain"].astype(bool)
     judges = json.loads(str(stored["names"]))
     distances = np.stack([left_out_distances(names, stored[judge], folds) for judge, names in judges.items()])
@@ -169,7 +171,7 @@ def main() -> None:
     for (judge, names), limit in zip(judges.items(), limits, strict=True):
         models[judge] = fitted(names, stored[judge], float(f"{limit:.4g}"))
         print(f"{judge}: {len(names)} scores, {len(folds)} pairs, limit {limit:.4g}")
-    save(models, RainSeen.fingerprint())
+    save(models, checkpoint)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ since two votes of three decide, their sides overlap: a blurred target is unlike
 rain layer of the second, and has lost the input's sharpness to the third. No judge can veto.
 
 A judge measures named scores, and votes yes when together they lie as near to those of sound pairs as nine in ten sound pairs do
-(`sound_pairs.py`). It has learned no defect. All scores are kept with the vote.
+(`sound_pairs.py`). It has learned no defect. The second and the third also ask the bundled network where it sees rain (`rain_seen.py`).
+All scores are kept with the vote.
 """
 
 import hashlib
@@ -142,7 +143,8 @@ MEANINGS = {
     "copies": "the layer holds a copy of the scene",
     "spectrum": "the layer is blurred, coarse or sharp as rain in this picture is not",
     "channels": "the layer's colour channels do not tell the same",
-    "seen": "the rain that the network sees is not what was removed, or is in the target too",
+    "seen": "what the network would remove is not what was removed",
+    "left": "the network sees rain in the target",
 }
 """What it means that a score is far from those of sound pairs, by the score's name or its first word."""
 
@@ -183,7 +185,7 @@ class MeasuringJudge(Judge):
 
 
 class RainSeeingJudge(MeasuringJudge):
-    """A judge that asks the network, too, where it sees rain."""
+    """A judge that also asks the network where it sees rain."""
 
     def __init__(self) -> None:
         self.rain_seen = RainSeen()

@@ -2,9 +2,13 @@
 
 The other measurements look at what was removed; this one also looks for rain that was left, in all of the target or in a part of it, and
 for changes that are none of rain's. `sound_pairs.json` was fitted with the bundled weights and belongs to them.
+
+Two judges ask, so that two of three can see what only the network sees. Judges work one after the other, each over all pairs, so it is
+asked twice: about half a second a pair and judge on one core.
 """
 
 import hashlib
+import math
 from functools import cache
 from pathlib import Path
 
@@ -15,15 +19,19 @@ from torch import Tensor
 
 from modeling_unirain.checkpoint_unirain import resolve_checkpoint
 from modeling_unirain.distillation.measurements import blocks, luma, quantiles, rms, working_crop
+from modeling_unirain.distillation.sound_pairs import measured_with
 from modeling_unirain.modeling_unirain import UniRainForImageDeraining
 
 
 SIZE = 256
-"""Largest side of the crop that the network sees."""
+"""Largest side of the central crop that the network sees: it is by far the slowest of the measurements."""
 TILE = 48
+"""Wide enough to hold a few streaks, small enough for 25 of them."""
 SHARES = (0.1, 0.5, 0.9)
 FAINT = 0.7
-"""Grey levels that count as nothing."""
+"""Grey levels that count as nothing where strengths are told."""
+FAINT_ENERGY, FAINT_TILE_ENERGY = 300, 100
+"""Energy of differences too faint for their likeness to count, of the crop and of a tile."""
 
 
 class RainSeen:
@@ -35,49 +43,73 @@ class RainSeen:
     @staticmethod
     @cache
     def fingerprint() -> str:
-        """SHA-256 of the bundled weights."""
-        return hashlib.sha256(_checkpoint().joinpath("model.safetensors").read_bytes()).hexdigest()
+        """SHA-256 of the bundled checkpoint's configuration and weights.
 
-    @staticmethod
-    def check() -> None:
-        """Raise `OSError` if the package came without its weights."""
-        if not _checkpoint().joinpath("model.safetensors").is_file():
+        Raises:
+            OSError: the package came without them.
+        """
+        try:
+            files = [_checkpoint().joinpath(name).read_bytes() for name in ("config.json", "model.safetensors")]
+        except OSError as error:
             raise OSError(
                 "the local judges look for rain with the bundled checkpoint, which this installation lacks: install "
                 "unirain again, or name other --judges"
+            ) from error
+        return hashlib.sha256(b"".join(files)).hexdigest()
+
+    @classmethod
+    def check(cls) -> None:
+        """Raise `OSError` if the package came without its checkpoint, `ValueError` if the judges were fitted with another one."""
+        if cls.fingerprint() != measured_with():
+            raise ValueError(
+                "the local judges were fitted with another checkpoint than the bundled one: run benchmarks/sound_pairs.py, "
+                "or name other --judges"
             )
 
     def release(self) -> None:
         self._model = None
 
+    @torch.inference_mode()
     def measure(self, rainy: np.ndarray, target: np.ndarray) -> dict[str, float]:
         """Scores of a pair, `uint8` (height, width, 3) each, at least 96 pixels a side.
 
-        Strengths are in octaves of grey levels, likenesses are cosines. Of tiles, the usual one and the tenth at either end are told.
+        Four differences are compared in luma: what the network removes from the query (the rainy image) and from the target, the layer
+        (query minus target), and the rest, by which the cleaned query still differs from the target. Strengths, and one `beside` the other,
+        are in octaves of grey levels; `alike` is a cosine. Of tiles, the usual one and the tenth at either end are told.
         """
         images = torch.stack([working_crop(image, SIZE) for image in (rainy, target)])
         cleaned = self._cleaned(images)
-        in_query, in_target = (luma(removed) for removed in images - cleaned)
-        layer, rest = luma(images[0] - images[1]), luma(cleaned[0] - images[1])
-        planes = {"query": in_query, "target": in_target, "layer": layer, "rest": rest}
-        strength = {name: float(np.log2(rms(plane) + FAINT)) for name, plane in planes.items()}
+        planes = {
+            **{name: luma(removed) for name, removed in zip(("query", "target"), images - cleaned, strict=True)},
+            "layer": luma(images[0] - images[1]),
+            "rest": luma(cleaned[0] - images[1]),
+        }
+        strength = {name: math.log2(rms(plane) + FAINT) for name, plane in planes.items()}
         tiles = {name: blocks(plane, TILE) for name, plane in planes.items()}
         local = {name: torch.log2(part.square().mean(1).sqrt() + FAINT) for name, part in tiles.items()}
+
+        def alike(one: str, other: str) -> float:
+            a, b = planes[one], planes[other]
+            return float((a * b).sum() / (a.norm() * b.norm() + FAINT_ENERGY))
+
+        def tiles_alike(one: str, other: str) -> Tensor:
+            a, b = tiles[one], tiles[other]
+            return (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1) + FAINT_TILE_ENERGY)
+
         return {
-            **{f"seen_{name}": value for name, value in strength.items()},
-            "seen_target_beside_query": strength["target"] - strength["query"],
+            **{f"seen_{name}": strength[name] for name in ("query", "layer", "rest")},
             "seen_rest_beside_layer": strength["rest"] - strength["layer"],
-            "seen_alike_query_target": _likeness(in_query, in_target),
-            "seen_alike_query_layer": _likeness(in_query, layer),
-            "seen_alike_target_layer": _likeness(in_target, layer),
-            "seen_alike_target_rest": _likeness(in_target, rest),
-            **quantiles("seen_tiles_target", local["target"], SHARES),
+            "seen_query_alike_layer": alike("query", "layer"),
             **quantiles("seen_tiles_rest", local["rest"], SHARES),
-            **quantiles("seen_tiles_target_beside_query", local["target"] - local["query"], SHARES),
             **quantiles("seen_tiles_query_beside_layer", local["query"] - local["layer"], SHARES),
             **quantiles("seen_tiles_rest_beside_layer", local["rest"] - local["layer"], SHARES),
-            **quantiles("seen_tiles_alike_query_layer", _likenesses(tiles["query"], tiles["layer"]), SHARES),
-            **quantiles("seen_tiles_alike_target_layer", _likenesses(tiles["target"], tiles["layer"]), SHARES),
+            **quantiles("seen_tiles_query_alike_layer", tiles_alike("query", "layer"), SHARES),
+            "left_target": strength["target"],
+            "left_target_beside_query": strength["target"] - strength["query"],
+            **{f"left_target_alike_{name}": alike("target", name) for name in ("query", "layer", "rest")},
+            **quantiles("left_tiles_target", local["target"], SHARES),
+            **quantiles("left_tiles_target_beside_query", local["target"] - local["query"], SHARES),
+            **quantiles("left_tiles_target_alike_layer", tiles_alike("target", "layer"), SHARES),
         }
 
     def _cleaned(self, images: Tensor) -> Tensor:
@@ -94,12 +126,3 @@ class RainSeen:
 
 def _checkpoint() -> Path:
     return Path(resolve_checkpoint("unirain"))
-
-
-def _likeness(a: Tensor, b: Tensor) -> float:
-    return float((a * b).sum() / (a.norm() * b.norm() + 300))
-
-
-def _likenesses(a: Tensor, b: Tensor) -> Tensor:
-    """Of each row."""
-    return (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1) + 100)

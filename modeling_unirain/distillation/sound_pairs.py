@@ -86,8 +86,8 @@ def fitted(names: Sequence[str], scores: np.ndarray, limit: float = 1.0) -> Soun
     )
 
 
-def save(models: Mapping[str, SoundPairs], weights: str, file: Path = FILE) -> None:
-    """Six digits of everything; of the symmetric precision the lower triangle. `weights` names those of the network that was asked."""
+def save(models: Mapping[str, SoundPairs], checkpoint: str, file: Path = FILE) -> None:
+    """Six digits of everything; of the symmetric precision the lower triangle. `checkpoint` is the fingerprint of the one that was asked."""
     judges = {
         judge: {
             "limit": model.limit,
@@ -101,7 +101,7 @@ def save(models: Mapping[str, SoundPairs], weights: str, file: Path = FILE) -> N
         }
         for judge, model in models.items()
     }
-    text = json.dumps({"weights": weights, "judges": judges}, indent=1)
+    text = json.dumps({"checkpoint": checkpoint, "judges": judges}, indent=1)
     file.write_text(re.sub(r"\[([^\[\]]+)\]", _in_one_line, text) + "\n", encoding="utf-8")
 
 
@@ -109,6 +109,11 @@ def save(models: Mapping[str, SoundPairs], weights: str, file: Path = FILE) -> N
 def bundled() -> dict[str, SoundPairs]:
     """The Gaussians of the judges, by name."""
     return {judge: _loaded(told) for judge, told in json.loads(FILE.read_text(encoding="utf-8"))["judges"].items()}
+
+
+def measured_with() -> str:
+    """The fingerprint of the checkpoint that was asked where it sees rain (`rain_seen.py`)."""
+    return json.loads(FILE.read_text(encoding="utf-8"))["checkpoint"]
 
 
 def _loaded(told: dict) -> SoundPairs:

@@ -17,6 +17,7 @@ import shutil
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -57,8 +58,8 @@ ARCHITECTURE = tuple(name for name in UniRainConfig.__annotations__ if name != "
 """The fields of the config that make the network, without what every transformers config has besides."""
 
 ARGUMENTS_FILE = "arguments.json"
-WORKER_GRACE = 30
-"""Seconds after SIGTERM in which a data worker still hands out what it was asked for."""
+WORKER_GRACE = 120
+"""Seconds after SIGTERM in which a data worker still hands out what it is asked for: longer than the data of a step take."""
 ROUTED_SAMPLES = 128
 """Training samples over which the routers are spread at the start."""
 
@@ -365,11 +366,12 @@ class Trainer:
     def _next(stream: Iterator[dict[str, Any]]) -> dict[str, Any]:
         try:
             return next(stream)
-        except DataError as error:  # from a worker, whose traceback is in the message
-            message = str(error).strip().rsplit("DataError: ", 1)[-1]
-            error.__traceback__ = None  # whose frames hold the stream
-        del stream
-        raise DataError(message)
+        except BaseException as error:
+            traceback.clear_frames(error.__traceback__.tb_next)  # they hold the stream, and with it its workers
+            del stream
+            if isinstance(error, DataError):  # of a worker, whose own traceback is in the message
+                raise DataError(str(error).strip().rsplit("DataError: ", 1)[-1]) from None
+            raise
 
     def _loader(self, batch_size: int) -> DataLoader:
         accelerator, workers = self.accelerator, self.options.num_workers
@@ -649,12 +651,21 @@ def catch_signals(received: list[int], num_processes: int) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _leave_signals_to_the_main_process(worker: int) -> None:
-    # Ctrl-C, torchrun's SIGTERM and SLURM's reach the whole group: the loop decides, and workers end with their loader.
-    # After SIGTERM no further batch is asked for; a worker that is still there later has lost its loop, which waits for it.
+def _leave_signals_to_the_main_process(worker: int, grace: int = WORKER_GRACE) -> None:
+    """Ctrl-C, torchrun's SIGTERM and SLURM's reach the whole group: the loop decides, and workers end with their loader.
+
+    A worker that is still there `grace` seconds after SIGTERM is one that nobody ends: Python terminates its children before it exits
+    and would wait for ever. It leaves with 0, which torch does not take for a failure.
+    """
+
+    def leave_later(number: int, frame) -> None:
+        if not signal.getitimer(signal.ITIMER_REAL)[0]:
+            signal.alarm(grace)
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGALRM, lambda number, frame: os._exit(0))
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(WORKER_GRACE))
+    if hasattr(signal, "SIGALRM"):  # not on Windows, where no launcher passes SIGTERM on
+        signal.signal(signal.SIGALRM, lambda number, frame: os._exit(0))
+        signal.signal(signal.SIGTERM, leave_later)
 
 
 def _seed_of(*numbers: int) -> int:

@@ -7,6 +7,7 @@ import resource
 import signal
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 from PIL import Image
 from safetensors.torch import load_file
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from training_runs import logged, losses, tiny_arguments, write_recipe
 
 from modeling_unirain.configuration_unirain import UniRainConfig
@@ -341,15 +342,34 @@ def test_a_picture_that_a_worker_cannot_read_is_named_in_one_sentence(tmp_path):
     assert not multiprocessing.active_children()
 
 
-def test_a_worker_that_lost_its_loop_ends_after_sigterm(monkeypatch):
-    monkeypatch.setattr(loop, "WORKER_GRACE", 1)
-    stream = iter(DataLoader([1, 2, 3], num_workers=1, worker_init_fn=loop._leave_signals_to_the_main_process))
-    assert next(stream) == 1
+def test_a_worker_that_lost_its_loop_ends_after_sigterm():
+    start = partial(loop._leave_signals_to_the_main_process, grace=1)
+    stream = iter(DataLoader(range(9), batch_size=None, num_workers=1, worker_init_fn=start))
+    assert next(stream) == 0
     (worker,) = multiprocessing.active_children()
     worker.terminate()
-    assert next(stream) == 2, "it goes on until the loop has what it asked for"
+    assert [next(stream) for _ in range(5)] == [1, 2, 3, 4, 5], "more than were prefetched"
     worker.join(20)
     assert worker.exitcode == 0
+
+
+class Interrupting(Dataset):
+    """Another error than a picture that cannot be read."""
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        raise KeyError(index)
+
+
+def test_workers_end_whatever_the_error_though_it_is_held():
+    stream = iter(DataLoader(Interrupting(), num_workers=1))
+    with pytest.raises(KeyError) as held:
+        loop.Trainer._next(stream)
+    assert multiprocessing.active_children()
+    del stream
+    assert not multiprocessing.active_children(), held.value
 
 
 def test_a_tracker_without_its_package_is_an_error(tmp_path, monkeypatch):
