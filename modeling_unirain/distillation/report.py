@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import heapq
+import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from html import escape
@@ -16,6 +17,7 @@ from modeling_unirain.distillation.records import ImageLocation
 from modeling_unirain.distillation.reference_index import ReferenceIndex
 from modeling_unirain.distillation.shards import ShardStore, written
 from modeling_unirain.distillation.structural import thumbnail_jpeg
+from modeling_unirain.distillation.voting import UNDECIDED, VOTED_DOWN
 
 
 KEPT = "kept"
@@ -221,7 +223,8 @@ def _example(row: dict, index: ReferenceIndex) -> str:
         )
         for reference in row["references"]
     ]
-    why = "" if row["kept"] else f"<div class=why>{escape(row['detail'][:DETAIL_LENGTH])}</div>"
+    told = row["kept"] or row["reason"] in (VOTED_DOWN, UNDECIDED)  # by the votes below
+    why = "" if told else f"<div class=why>{escape(_shortened(row['detail']))}</div>"
     caption = f"<div>{escape(row['caption'])}</div>" if row["caption"] else ""
     return (
         f"<div class='pair{' kept' if row['kept'] else ''}'><div class=id>{escape(row['pair_id'])}</div>{caption}{why}"
@@ -234,7 +237,11 @@ def _votes(votes: Iterable[dict]) -> Iterator[str]:
     for vote in votes:
         word = words[vote["decision"]]
         said = vote["reason"] or vote["raw_answer"]
-        yield f"<li><b class='vote {word}'>{word}</b> {escape(vote['judge'])}: {escape(said[:DETAIL_LENGTH])}</li>"
+        yield f"<li><b class='vote {word}'>{word}</b> {escape(vote['judge'])}: {escape(_shortened(said))}</li>"
+
+
+def _shortened(text: str) -> str:
+    return textwrap.shorten(text, DETAIL_LENGTH, placeholder=" …")
 
 
 def _figure(location: dict | None, label: str, kind: str = "picture") -> str:
