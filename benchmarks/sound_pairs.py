@@ -36,7 +36,7 @@ from modeling_unirain.rain import render_rain
 
 PLAIN_PAIRS = 310
 RENDERED_PER_TYPE = 100
-KEPT = 0.932
+KEPT = 0.92
 """Of sound pairs, by the majority: 90 % are wanted, and photographs from other sources fare a little worse than these."""
 FOLDS = 5
 NOTHING = np.zeros(1, np.float32)
