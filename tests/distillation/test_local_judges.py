@@ -132,9 +132,10 @@ DEFECTS = {
 
 @pytest.mark.parametrize("defect", DEFECTS)
 def test_planted_defects_are_rejected_and_the_reason_is_a_sentence(judges, defect):
-    cases = [[np.ascontiguousarray(image) for image in DEFECTS[defect](*rendered(seed))] for seed in range(5)]
-    assert sum(kept(judges(*case)) for case in cases) <= 1
-    objections = [vote for vote in judges(*cases[0]) if vote.decision is False]
+    cases = [[np.ascontiguousarray(image) for image in DEFECTS[defect](*rendered(seed))] for seed in range(4)]
+    ballots = [judges(*case) for case in cases]
+    assert not any(kept(votes) for votes in ballots)
+    objections = [vote for vote in ballots[0] if vote.decision is False]
     assert objections and all(vote.reason and "like sound pairs" not in vote.reason for vote in objections)
 
 
