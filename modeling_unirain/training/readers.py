@@ -15,6 +15,7 @@ from ..types import RainType
 from .crops import crop_window, pad_to, random_patch
 from .pictures import CorpusPicture, DataError, PictureStore, decode, encoded
 from .sources import CleanSource, CorpusSource, PairedSource, Source
+from .transfer import lay_rain, tone_curve
 
 
 logger = logging.getLogger(__name__)
@@ -46,10 +47,14 @@ class Sample:
 class Pairs:
     """Pairs in a store: paired folders and corpora read by row."""
 
-    def __init__(self, label: str, pairs: dict[str, list[tuple[int, int]]], store: PictureStore):
+    def __init__(
+        self, label: str, pairs: dict[str, list[tuple[int, int]]], store: PictureStore, transferred: float = 0.0
+    ):
         self.label = label
         self.pairs = pairs
         self.store = store
+        self.transferred = transferred
+        self._curves: dict[tuple[str, int], np.ndarray] = {}
 
     def counts(self) -> dict[str, int]:
         return {name: len(pairs) for name, pairs in self.pairs.items()}
@@ -72,7 +77,16 @@ class Pairs:
 
     def draw(self, type_name: str, number: int, deck: int, seed: int, rng: np.random.Generator, size: int) -> Sample:
         pairs = self.pairs[type_name]
-        return _crop_pair(*self.whole(type_name, _shuffled(seed, deck, number, len(pairs))), rng, size)
+        item = _shuffled(seed, deck, number, len(pairs))
+        rainy, clean, name = self.whole(type_name, item)
+        sample = _crop_pair(rainy, clean, name, rng, size)
+        if self.transferred == 0 or rng.random() >= self.transferred:
+            return sample
+        if (type_name, item) not in self._curves:
+            self._curves[type_name, item] = tone_curve(rainy, clean)
+        background = _crop(self.store.read(pairs[rng.integers(len(pairs))][1]), rng, size)
+        rainy = lay_rain(sample.rainy, sample.clean, background, self._curves[type_name, item])
+        return Sample(rainy, background, name)
 
     def whole(self, type_name: str, item: int) -> tuple[np.ndarray, np.ndarray, str]:
         """Input, target and name of one pair."""
@@ -83,6 +97,10 @@ class Pairs:
 def _crop_pair(rainy: np.ndarray, clean: np.ndarray, name: str, rng: np.random.Generator, size: int) -> Sample:
     window = crop_window(*rainy.shape[:2], size, rng)
     return Sample(pad_to(rainy[window], size, size), pad_to(clean[window], size, size), name)
+
+
+def _crop(pixels: np.ndarray, rng: np.random.Generator, size: int) -> np.ndarray:
+    return pad_to(pixels[crop_window(*pixels.shape[:2], size, rng)], size, size)
 
 
 class StreamedCorpus:
@@ -206,12 +224,12 @@ Reader = Pairs | StreamedCorpus | CleanPhotographs
 
 def build_reader(source: Source, types: list[str], store: PictureStore) -> Reader:
     if isinstance(source, PairedSource):
-        return Pairs(str(source.root), _find_pairs(source, types, store), store)
+        return Pairs(str(source.root), _find_pairs(source, types, store), store, source.transferred)
     if isinstance(source, CleanSource):
         return CleanPhotographs(source, types, store)
     if source.streaming:
         return StreamedCorpus(source, types)
-    return Pairs(f"{source.path} ({source.split})", _index_corpus(source, types, store), store)
+    return Pairs(f"{source.path} ({source.split})", _index_corpus(source, types, store), store, source.transferred)
 
 
 def _find_pairs(source: PairedSource, types: list[str], store: PictureStore) -> dict[str, list[tuple[int, int]]]:

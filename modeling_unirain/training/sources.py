@@ -24,6 +24,8 @@ class PairedSource:
     """Read only these type folders. Default: all there are, and each must be a type of the recipe."""
     leave_out: list[str] = field(default_factory=list)
     """Pairs not to be read, as `<TYPE>/<NAME>/<file name without its suffix>`: scenes of a test set, say."""
+    transferred: float = 0.0
+    """Probability that a pair's rain is laid over the target of another pair of its type (`training.transfer`)."""
 
     def __post_init__(self):
         self.root = Path(self.root).expanduser()
@@ -45,10 +47,16 @@ class CorpusSource:
     streaming: bool = False
     """Read while training, keeping nothing on disk. Every worker reads the whole stream once per type and decodes only its
     share, and a resumed run reads up to where it was; a corpus that fits on the disk is faster without."""
+    transferred: float = 0.0
+    """As for `PairedSource`; not of a stream, of which one row is known at a time."""
 
     def __post_init__(self):
         self.path = str(self.path)
         _check_source(self)
+        if self.streaming and self.transferred:
+            raise DataError(
+                f"The rain of a stream cannot be transferred: leave transferred or streaming out for {self.path}."
+            )
 
 
 @dataclass
@@ -139,6 +147,9 @@ def _as_list(value) -> list:
 
 
 def _check_source(source: Source) -> None:
+    transferred = getattr(source, "transferred", 0.0)
+    if not 0 <= transferred <= 1:
+        raise DataError(f"transferred is a probability between 0 and 1, got {transferred}.")
     if not source.weight > 0:
         raise DataError(f"The weight of a source must be positive, got {source.weight}; leave the source out instead.")
     if source.types is not None:

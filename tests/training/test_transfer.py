@@ -1,0 +1,97 @@
+"""Rain transfer: the tone comes back, nothing changes over one's own background, and a source deals it as asked."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from modeling_unirain.training.data import CorpusSource, DataConfig, DataError, PairedSource, RainDataset
+from modeling_unirain.training.transfer import lay_rain, tone_curve
+
+
+def scene(seed: int, height: int = 96, width: int = 120) -> np.ndarray:
+    """Smooth areas in many levels."""
+    coarse = np.random.default_rng(seed).integers(20, 236, (height // 12, width // 12, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def streaks(seed: int, height: int = 96, width: int = 120) -> np.ndarray:
+    """Upright lines of one pixel, a tenth of the picture, 40 levels bright."""
+    layer = np.zeros((height, width, 1))
+    layer[:, np.random.default_rng(seed).choice(width, width // 10, replace=False)] = 40
+    return layer
+
+
+TONES = {"darkened": lambda x: 0.9 * x - 12, "brightened": lambda x: x + 15, "contrast": lambda x: 1.2 * x - 30}
+
+
+@pytest.mark.parametrize("tone", TONES)
+def test_the_curve_is_the_tone_and_the_mean_of_the_rain(tone):
+    clean = scene(1)
+    rainy = np.clip(TONES[tone](clean.astype(float)), 0, 255).round().astype(np.uint8)
+    occurring = np.unique(clean[::3, ::3])
+    wanted = np.clip(TONES[tone](occurring.astype(float)), 0, 255)
+    assert np.abs(tone_curve(rainy, clean)[occurring] - wanted[:, None]).mean() < 2
+
+
+def test_rain_over_its_own_background_is_the_pair():
+    clean = scene(2)
+    rainy = np.clip(clean * 0.8 + 10 + streaks(2), 0, 255).round().astype(np.uint8)
+    assert np.array_equal(lay_rain(rainy, clean, clean, tone_curve(rainy, clean)), rainy)
+
+
+def test_tone_and_streaks_move_to_another_background():
+    clean, background, rain = scene(3), scene(4), streaks(3)
+    rainy = np.clip(0.9 * clean.astype(float) - 12 + rain, 0, 255).round().astype(np.uint8)
+    moved = lay_rain(rainy, clean, background, tone_curve(rainy, clean)).astype(float)
+    wanted = np.clip(0.9 * background.astype(float) - 12 + rain, 0, 255)
+    assert np.abs(moved - wanted).mean() < 2
+    assert np.abs(moved - background).mean() > 8
+
+
+def test_levels_that_do_not_occur_are_shifted_like_the_picture():
+    clean = np.full((30, 30, 3), 128, np.uint8)
+    assert tone_curve(clean + 20, clean) == pytest.approx(np.arange(256)[:, None] + np.full(3, 20), abs=1e-3)
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    for number in range(3):
+        for folder, pixels in (("input", scene(number) // 2), ("target", scene(number))):
+            path = tmp_path / "DRS" / "set" / folder / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path)
+    return tmp_path
+
+
+def samples(root, transferred: float) -> list[dict]:
+    source = PairedSource(root, transferred=transferred)
+    dataset = RainDataset(DataConfig([source], types=["DRS"], patch_size=96, samples_per_epoch=24, rotate=False))
+    return [dataset[index] for index in range(24)]
+
+
+def own_background(sample: dict) -> bool:
+    """Whether the target is part of the named pair's own."""
+    number = int(sample["name"].rsplit("/", 1)[1].split(".")[0])
+    target = torch.from_numpy(scene(number).copy()).permute(2, 0, 1) / 255
+    windows = [target, target.flip(-1)]
+    return any(
+        torch.equal(window[:, :, left : left + 96], sample["labels"]) for window in windows for left in range(25)
+    )
+
+
+def test_a_source_transfers_as_often_as_asked_and_always_the_same(pairs):
+    assert all(own_background(sample) for sample in samples(pairs, 0.0))
+    once, again = samples(pairs, 1.0), samples(pairs, 1.0)
+    assert 10 <= sum(not own_background(sample) for sample in once) <= 22  # two in three backgrounds are another's
+    for one, other in zip(once, again, strict=True):
+        assert torch.equal(one["pixel_values"], other["pixel_values"]) and torch.equal(one["labels"], other["labels"])
+    for sample in once:  # halved, on whatever background
+        assert (sample["pixel_values"] - sample["labels"] / 2).abs().mean() < 0.02
+
+
+def test_what_cannot_be_transferred_is_said(tmp_path):
+    with pytest.raises(DataError, match="transferred is a probability between 0 and 1, got 2"):
+        PairedSource(tmp_path, transferred=2.0)
+    with pytest.raises(DataError, match="rain of a stream cannot be transferred"):
+        CorpusSource("me/rain", streaming=True, transferred=0.5)
