@@ -183,9 +183,12 @@ class CleanPhotographs:
                 raise DataError(f"{self.label}: no photograph by day is left to render {name} over.")
 
     def draw(self, type_name: str, number: int, deck: int, seed: int, rng: np.random.Generator, size: int) -> Sample:
-        return self.render(
+        sample = self.render(
             type_name, number, deck, seed, rng, lambda pixels: random_patch(pixels, size, self.source.min_scale, rng)
         )
+        if self.source.rainless > 0 and rng.random() < self.source.rainless:
+            return Sample(sample.clean, sample.clean, sample.name)
+        return sample
 
     def render(self, type_name: str, number: int, deck: int, seed: int, rng: np.random.Generator, crop) -> Sample:
         """Rain over `crop` of the photograph that draw `number` falls on; streaks and drops have the size they have in a

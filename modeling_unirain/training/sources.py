@@ -79,6 +79,8 @@ class CleanSource:
     """Probability that a night sample is a darkened day photograph; without night photographs every one is."""
     min_scale: float = 1.0
     """Before cropping, a photograph is reduced by a factor drawn from [min_scale, 1], averaging over areas."""
+    rainless: float = 0.0
+    """Probability that a photograph is left without rain, for the network to learn to leave it alone (not in the paper)."""
 
     def __post_init__(self):
         self.day = [Path(path).expanduser() for path in _as_list(self.day)]
@@ -89,6 +91,8 @@ class CleanSource:
             raise DataError("A clean source needs folders of photographs under day, night or both.")
         if not 0 <= self.darkened <= 1:
             raise DataError(f"darkened is a probability between 0 and 1, got {self.darkened}.")
+        if not 0 <= self.rainless < 1:
+            raise DataError(f"rainless is a probability below 1, got {self.rainless}.")
         if not 0 < self.min_scale <= 1:
             raise DataError(f"min_scale must lie in (0, 1], got {self.min_scale}.")
         for name in self.types or []:

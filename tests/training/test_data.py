@@ -371,6 +371,14 @@ def test_rain_is_rendered_over_crops(photographs):
     assert all(s["labels"].mean() < day_level for s in by_night)
 
 
+def test_photographs_are_left_without_rain_as_often_as_asked(photographs):
+    source = CleanSource(day=[photographs / "day"], rainless=0.5)
+    samples = read_all(RainDataset(config(source, samples_per_epoch=60, patch_size=32)))
+    assert 18 <= sum(torch.equal(s["pixel_values"], s["labels"]) for s in samples) <= 42
+    validation = ValidationSet(ValidationConfig([source], samples_per_type=6, crop_size=64), ["DRS"])
+    assert not any(torch.equal(s["pixel_values"], s["labels"]) for s in (validation[n] for n in range(6)))
+
+
 def test_day_photograph_is_the_target_of_day_rain(photographs):
     source = CleanSource(day=[photographs / "day"])
     sample = RainDataset(config(source, patch_size=24, rotate=False))[0]
@@ -566,6 +574,7 @@ def test_corpora_that_cannot_be_used(tmp_path):
         ),
         ({"sources": [{"kind": "paired", "root": "."}], "rotate": 1}, "'rotate' in data must be true or false"),
         ({"sources": [{"kind": "clean", "day": ".", "darkened": -1}]}, "darkened"),
+        ({"sources": [{"kind": "clean", "day": ".", "rainless": 1.0}]}, "rainless"),
     ],
 )
 def test_recipe_mistakes_are_named(values, message):
