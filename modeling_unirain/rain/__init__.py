@@ -153,7 +153,7 @@ def _blended(image: np.ndarray, streaks: np.ndarray, layer: StreakLayer, light: 
     if layer.lit > 0:
         strength = strength * (1 - layer.lit + layer.lit * luminance(light)[..., None])
     if layer.blend == "soft light":  # Pegtop's formula; streaks both brighten and darken
-        return image + 2 * strength * image * (1 - image)
+        return image + 2 * (strength - layer.base) * image * (1 - image)
     colour = np.float32(layer.level)
     if layer.tint > 0:
         tint = light / np.maximum(luminance(light)[..., None], 1e-3)

@@ -52,7 +52,8 @@ class StreakLayer:
     `angle` is in degrees from the vertical, positive when the rain falls to the right; `jitter` its standard deviation.
     `coverage` is the expected share of the image under streaks, `gain` their brightness (it may exceed 1), `spread` the log standard
     deviation of the particles' lengths, widths and brightnesses, `taper` how much of a streak fades at its ends (0 to 1), `ripple`
-    the modulation by the drop's oscillation, `lit` how far the scene's light, not a constant, sets the brightness.
+    the modulation by the drop's oscillation, `lit` how far the scene's light, not a constant, sets the brightness, `base` how much a layer
+    in soft light darkens between its streaks.
     """
 
     kind: str
@@ -70,6 +71,7 @@ class StreakLayer:
     level: float = 1.0
     tint: float = 0.0
     lit: float = 0.0
+    base: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -269,7 +271,7 @@ def _draw_layers(
                 )
     elif style == "photoshop":
         count = int(rng.integers(1, 3))
-        blend = _choose(rng, {"screen": 0.35, "add": 0.2, "alpha": 0.2, "soft light": 0.25})
+        blend = _choose(rng, {"screen": 0.3, "add": 0.15, "alpha": 0.15, "soft light": 0.4})
         for share in rng.dirichlet(np.full(count, 3.0)):
             layers.append(_noise_layer(rng, decibel, float(share), angle + rng.normal(0, 4), blend, shared))
     elif style == "driving":
@@ -337,16 +339,19 @@ def _noise_layer(
 ) -> StreakLayer:
     """Photoshop's recipe: noise of `width` px grain, thresholded so that `coverage` of it survives, blurred over `length` px."""
     coverage = rng.uniform(0.15, 0.85)
+    gain = _gain(decibel, share, 0.3, blend)
     return StreakLayer(
         kind="noise",
         angle=angle,
         length=_log_uniform(rng, 5, 60),
         width=_log_uniform(rng, 0.8, 2.6),
         coverage=coverage,
-        gain=_gain(decibel, share, 0.3, blend),
+        gain=gain,
         blend=blend,
         jitter=rng.uniform(0, 4),
         defocus=0.0 if rng.random() < 0.7 else rng.uniform(0, 1.0),
+        # White streaks on black, in soft light: a third of Rain800 is darker than its target, most in the middle tones.
+        base=gain * rng.uniform(0, 1.6) if blend == "soft light" else 0.0,
         **shared,
     )
 

@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 EXAMPLES_IN_MESSAGES = 3
 STREAK_LAYERS = 3  # of a folder of layers are offered to the renderer at a time
 THUMBNAIL_SIDE = 192
+TRANSFER_STRENGTH = (0.7, 1.2)
 NIGHT_TYPES = {RainType.NRS, RainType.NRD}
 
 
@@ -85,7 +86,8 @@ class Pairs:
         if (type_name, item) not in self._curves:
             self._curves[type_name, item] = tone_curve(rainy, clean)
         background = _crop(self.store.read(pairs[rng.integers(len(pairs))][1]), rng, size)
-        rainy = lay_rain(sample.rainy, sample.clean, background, self._curves[type_name, item])
+        curve, strength = self._curves[type_name, item], rng.uniform(*TRANSFER_STRENGTH)
+        rainy = lay_rain(sample.rainy, sample.clean, background, curve, strength)
         return Sample(rainy, background, name)
 
     def whole(self, type_name: str, item: int) -> tuple[np.ndarray, np.ndarray, str]:

@@ -42,16 +42,19 @@ def tone_curve(rainy: np.ndarray, clean: np.ndarray, stride: int = 3) -> np.ndar
     return curve
 
 
-def lay_rain(rainy: np.ndarray, clean: np.ndarray, background: np.ndarray, curve: np.ndarray) -> np.ndarray:
+def lay_rain(
+    rainy: np.ndarray, clean: np.ndarray, background: np.ndarray, curve: np.ndarray, strength: float = 1.0
+) -> np.ndarray:
     """The background in the rain of a pair: `c(background) + (rainy - c(clean))`, clipped to 0..255.
 
     Args:
         rainy, clean, background (`np.ndarray` of shape `(height, width, 3)`, uint8): Crops of one size.
         curve (`np.ndarray` of shape `(256, 3)`): Of the whole pair, from `tone_curve`.
+        strength (`float`): Of rain and tone; 1 as in the pair, 0 for none.
 
     Returns:
         `np.ndarray` of the same shape, uint8.
     """
     channels = np.arange(3)
-    rain = rainy - curve[clean, channels]
-    return np.clip(curve[background, channels] + rain, 0, 255).round().astype(np.uint8)
+    change = curve[background, channels] - background + rainy - curve[clean, channels]
+    return np.clip(background + strength * change, 0, 255).round().astype(np.uint8)

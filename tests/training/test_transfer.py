@@ -49,6 +49,17 @@ def test_tone_and_streaks_move_to_another_background():
     assert np.abs(moved - background).mean() > 8
 
 
+def test_strength_scales_what_the_rain_changes():
+    clean, background = scene(5), scene(6) // 2 + 60
+    rainy = np.clip(0.9 * clean.astype(float) + streaks(5), 0, 255).round().astype(np.uint8)
+    full, half, none = (
+        lay_rain(rainy, clean, background, tone_curve(rainy, clean), strength).astype(float)
+        for strength in (1.0, 0.5, 0.0)
+    )
+    assert np.array_equal(none, background)
+    assert np.abs((full - background) / 2 - (half - background)).max() <= 1
+
+
 def test_levels_that_do_not_occur_are_shifted_like_the_picture():
     clean = np.full((30, 30, 3), 128, np.uint8)
     assert tone_curve(clean + 20, clean) == pytest.approx(np.arange(256)[:, None] + np.full(3, 20), abs=1e-3)
@@ -86,8 +97,8 @@ def test_a_source_transfers_as_often_as_asked_and_always_the_same(pairs):
     assert 10 <= sum(not own_background(sample) for sample in once) <= 22  # two in three backgrounds are another's
     for one, other in zip(once, again, strict=True):
         assert torch.equal(one["pixel_values"], other["pixel_values"]) and torch.equal(one["labels"], other["labels"])
-    for sample in once:  # halved, on whatever background
-        assert (sample["pixel_values"] - sample["labels"] / 2).abs().mean() < 0.02
+    for sample in once:  # darkened by half, in other strengths, on whatever background
+        assert 0.35 < 1 - sample["pixel_values"].mean() / sample["labels"].mean() < 0.65
 
 
 def test_what_cannot_be_transferred_is_said(tmp_path):
