@@ -55,7 +55,6 @@ class Pairs:
         self.pairs = pairs
         self.store = store
         self.transferred = transferred
-        self._curves: dict[tuple[str, int], np.ndarray] = {}
 
     def counts(self) -> dict[str, int]:
         return {name: len(pairs) for name, pairs in self.pairs.items()}
@@ -83,10 +82,8 @@ class Pairs:
         sample = _crop_pair(rainy, clean, name, rng, size)
         if self.transferred == 0 or rng.random() >= self.transferred:
             return sample
-        if (type_name, item) not in self._curves:
-            self._curves[type_name, item] = tone_curve(rainy, clean)
         background = _crop(self.store.read(pairs[rng.integers(len(pairs))][1]), rng, size)
-        curve, strength = self._curves[type_name, item], rng.uniform(*TRANSFER_STRENGTH)
+        curve, strength = tone_curve(rainy, clean), rng.uniform(*TRANSFER_STRENGTH)
         rainy = lay_rain(sample.rainy, sample.clean, background, curve, strength)
         return Sample(rainy, background, name)
 

@@ -25,12 +25,13 @@ class PairedSource:
     leave_out: list[str] = field(default_factory=list)
     """Pairs not to be read, as `<TYPE>/<NAME>/<file name without its suffix>`: scenes of a test set, say."""
     transferred: float = 0.0
-    """Probability that a pair's rain is laid over the target of another pair of its type (`training.transfer`)."""
+    """Probability that a pair's rain is laid over the target of another pair of its type (`training.transfer`). In training only."""
 
     def __post_init__(self):
         self.root = Path(self.root).expanduser()
         self.leave_out = [str(name) for name in _as_list(self.leave_out)]
         _check_source(self)
+        _check_probability("transferred", self.transferred)
 
 
 @dataclass
@@ -53,6 +54,7 @@ class CorpusSource:
     def __post_init__(self):
         self.path = str(self.path)
         _check_source(self)
+        _check_probability("transferred", self.transferred)
         if self.streaming and self.transferred:
             raise DataError(
                 f"The rain of a stream cannot be transferred: leave transferred or streaming out for {self.path}."
@@ -80,7 +82,8 @@ class CleanSource:
     min_scale: float = 1.0
     """Before cropping, a photograph is reduced by a factor drawn from [min_scale, 1], averaging over areas."""
     rainless: float = 0.0
-    """Probability that a photograph is left without rain, for the network to learn to leave it alone (not in the paper)."""
+    """Probability that a photograph is left without rain, for the network to learn to leave it alone (not in the paper). In
+    training only."""
 
     def __post_init__(self):
         self.day = [Path(path).expanduser() for path in _as_list(self.day)]
@@ -89,10 +92,8 @@ class CleanSource:
         _check_source(self)
         if not self.day and not self.night:
             raise DataError("A clean source needs folders of photographs under day, night or both.")
-        if not 0 <= self.darkened <= 1:
-            raise DataError(f"darkened is a probability between 0 and 1, got {self.darkened}.")
-        if not 0 <= self.rainless < 1:
-            raise DataError(f"rainless is a probability below 1, got {self.rainless}.")
+        _check_probability("darkened", self.darkened)
+        _check_probability("rainless", self.rainless)
         if not 0 < self.min_scale <= 1:
             raise DataError(f"min_scale must lie in (0, 1], got {self.min_scale}.")
         for name in self.types or []:
@@ -151,14 +152,16 @@ def _as_list(value) -> list:
 
 
 def _check_source(source: Source) -> None:
-    transferred = getattr(source, "transferred", 0.0)
-    if not 0 <= transferred <= 1:
-        raise DataError(f"transferred is a probability between 0 and 1, got {transferred}.")
     if not source.weight > 0:
         raise DataError(f"The weight of a source must be positive, got {source.weight}; leave the source out instead.")
     if source.types is not None:
         source.types = [str(name) for name in _as_list(source.types)]
         check_types(source.types)
+
+
+def _check_probability(name: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise DataError(f"{name} is a probability between 0 and 1, got {value}.")
 
 
 def check_types(types: list[str]) -> None:

@@ -14,19 +14,21 @@ SPREAD = 12.0
 """Levels over which the curve is averaged: streaks differ from level to level, a tone does not."""
 PRIOR = 0.002
 """Share of the picture's pixels at which a level's own offset counts as much as the mean offset of the picture."""
+PIXELS = 50_000
+"""Of a pair that are looked at: a millisecond."""
 
 
-def tone_curve(rainy: np.ndarray, clean: np.ndarray, stride: int = 3) -> np.ndarray:
+def tone_curve(rainy: np.ndarray, clean: np.ndarray) -> np.ndarray:
     """What the clean picture's levels become in the rain, on average over the picture.
 
     Args:
         rainy, clean (`np.ndarray` of shape `(height, width, 3)`, uint8): A pair, whole.
-        stride (`int`): Only every so many rows and columns are looked at.
 
     Returns:
         `np.ndarray` of shape `(256, 3)`, float32: The level of the rainy picture for every level and channel of the clean one;
         levels that do not occur are shifted like their neighbours, or like the picture as a whole.
     """
+    stride = max(1, int((clean.shape[0] * clean.shape[1] / PIXELS) ** 0.5))
     levels = np.arange(LEVELS)
     kernel = np.exp(-0.5 * ((levels[:, None] - levels) / SPREAD) ** 2)
     curve = np.empty((LEVELS, 3), np.float32)

@@ -574,7 +574,7 @@ def test_corpora_that_cannot_be_used(tmp_path):
         ),
         ({"sources": [{"kind": "paired", "root": "."}], "rotate": 1}, "'rotate' in data must be true or false"),
         ({"sources": [{"kind": "clean", "day": ".", "darkened": -1}]}, "darkened"),
-        ({"sources": [{"kind": "clean", "day": ".", "rainless": 1.0}]}, "rainless"),
+        ({"sources": [{"kind": "clean", "day": ".", "rainless": 1.5}]}, "rainless"),
     ],
 )
 def test_recipe_mistakes_are_named(values, message):

@@ -29,7 +29,7 @@ TONES = {"darkened": lambda x: 0.9 * x - 12, "brightened": lambda x: x + 15, "co
 def test_the_curve_is_the_tone_and_the_mean_of_the_rain(tone):
     clean = scene(1)
     rainy = np.clip(TONES[tone](clean.astype(float)), 0, 255).round().astype(np.uint8)
-    occurring = np.unique(clean[::3, ::3])
+    occurring = np.unique(clean)
     wanted = np.clip(TONES[tone](occurring.astype(float)), 0, 255)
     assert np.abs(tone_curve(rainy, clean)[occurring] - wanted[:, None]).mean() < 2
 
