@@ -314,6 +314,18 @@ class TestStreaks:
         change = apply_rain(image, rain, np.random.default_rng(0)).rainy - image
         assert change.min() < -0.05 and change.max() > 0.05
 
+    def test_a_black_layer_in_soft_light_squares_the_picture(self):
+        image = photograph()
+        black = layer(kind="noise", blend="soft light", gain=0.0, base=0.5)
+        rainy = apply_rain(image, parameters(layers=(black,)), np.random.default_rng(0)).rainy
+        assert np.allclose(rainy, image.astype(np.float64) ** 2, atol=1e-6)
+
+    def test_only_soft_light_darkens_between_its_streaks(self):
+        drawn = [draw_parameters(RainType.DRS, np.random.default_rng(seed)) for seed in range(400)]
+        layers = [one for rain in drawn for one in rain.layers]
+        assert any(one.base > 0 for one in layers)
+        assert all(one.blend == "soft light" and one.base <= 0.5 for one in layers if one.base)
+
     def test_far_streaks_of_one_rain_are_thinner_and_shorter(self):
         found = 0
         for seed in range(200):

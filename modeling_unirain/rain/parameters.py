@@ -36,6 +36,8 @@ LAYER_FILE_SHARE = 0.15
 """How often one layer comes from `streak_layers`, when there are any."""
 NEAR_CLEAN_SHARE = 0.06
 """Share of images with hardly any rain, so that a model learns to leave clean photographs alone."""
+SOFT_LIGHT_BLACK = 0.5
+"""A black layer in soft light, at full opacity, squares what it covers: `image - 2 * 0.5 * image * (1 - image)`."""
 JPEG_SHARE = 0.22
 SOFT_SHARE = 0.06
 VEIL_SHARES = {"fog": 1.0, "physical": 0.5, "wild": 0.35, "rods": 0.05}
@@ -351,7 +353,7 @@ def _noise_layer(
         jitter=rng.uniform(0, 4),
         defocus=0.0 if rng.random() < 0.7 else rng.uniform(0, 1.0),
         # White streaks on black, in soft light: a third of Rain800 is darker than its target, most in the middle tones.
-        base=gain * rng.uniform(0, 1.6) if blend == "soft light" else 0.0,
+        base=min(gain * rng.uniform(0, 1.6), SOFT_LIGHT_BLACK) if blend == "soft light" else 0.0,
         **shared,
     )
 
