@@ -82,7 +82,7 @@ class Pairs:
         sample = _crop_pair(rainy, clean, name, rng, size)
         if self.transferred == 0 or rng.random() >= self.transferred:
             return sample
-        background = _crop(self.store.read(pairs[rng.integers(len(pairs))][1]), rng, size)
+        background = random_patch(self.store.read(pairs[rng.integers(len(pairs))][1]), size, 1.0, rng)
         curve, strength = tone_curve(rainy, clean), rng.uniform(*TRANSFER_STRENGTH)
         rainy = lay_rain(sample.rainy, sample.clean, background, curve, strength)
         return Sample(rainy, background, name)
@@ -96,10 +96,6 @@ class Pairs:
 def _crop_pair(rainy: np.ndarray, clean: np.ndarray, name: str, rng: np.random.Generator, size: int) -> Sample:
     window = crop_window(*rainy.shape[:2], size, rng)
     return Sample(pad_to(rainy[window], size, size), pad_to(clean[window], size, size), name)
-
-
-def _crop(pixels: np.ndarray, rng: np.random.Generator, size: int) -> np.ndarray:
-    return pad_to(pixels[crop_window(*pixels.shape[:2], size, rng)], size, size)
 
 
 class StreamedCorpus:

@@ -82,8 +82,8 @@ class CleanSource:
     min_scale: float = 1.0
     """Before cropping, a photograph is reduced by a factor drawn from [min_scale, 1], averaging over areas."""
     rainless: float = 0.0
-    """Probability that a photograph is left without rain, for the network to learn to leave it alone (not in the paper). In
-    training only."""
+    """Probability that a photograph is left without rain, for the network to learn to leave it alone (not in the paper); beside
+    the few that the renderer gives hardly any. In training only."""
 
     def __post_init__(self):
         self.day = [Path(path).expanduser() for path in _as_list(self.day)]
