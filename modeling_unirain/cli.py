@@ -71,6 +71,10 @@ def prepare() -> None:
 Checkpoint = Annotated[str, typer.Option(help="A name, a folder, or a repository on the Hub.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps, ... [default: the fastest that works]")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16. [default: float32]")]
+Tile = Annotated[int | None, typer.Option(min=32, help="Side of the tiles in pixels. [default: by memory]")]
+SelfEnsemble = Annotated[
+    bool, typer.Option("--self-ensemble", help="Average with the mirror image's result: finer, twice the time.")
+]
 
 
 @app.command()
@@ -82,7 +86,8 @@ def derain(
     checkpoint: Checkpoint = "unirain",
     device: Device = None,
     dtype: Dtype = None,
-    tile: Annotated[int | None, typer.Option(min=32, help="Side of the tiles in pixels. [default: by memory]")] = None,
+    tile: Tile = None,
+    self_ensemble: SelfEnsemble = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures of equal size that are worked on together.")] = 1,
     format: Annotated[
         str | None, typer.Option(help="png, jpg, webp, tiff or bmp. [default: each input's own]")
@@ -110,7 +115,8 @@ def derain(
     todo = jobs if overwrite else [job for job in jobs if not job.is_finished(claimed)]
     if finished := len(jobs) - len(todo):
         typer.echo(f"Skipped {finished} finished; --overwrite to redo.")
-    run = Run(derainer, claimed, overwrite, {"tile": tile} if tile else {}, max_pixels=int(max_megapixels * 1e6))
+    options = chosen(tile=tile, self_ensemble=self_ensemble)
+    run = Run(derainer, claimed, overwrite, options, max_pixels=int(max_megapixels * 1e6))
     run.work_through(todo, batch_size)
 
 
@@ -156,7 +162,8 @@ def evaluate(
     split: Annotated[str | None, typer.Option(help="Of a corpus. [default: test, validation or the only one]")] = None,
     device: Device = None,
     dtype: Dtype = None,
-    tile: Annotated[int | None, typer.Option(min=32, help="Side of the tiles in pixels. [default: by memory]")] = None,
+    tile: Tile = None,
+    self_ensemble: SelfEnsemble = False,
     lpips: Annotated[bool, typer.Option("--lpips", help="Measure LPIPS too; needs the package `lpips`.")] = False,
     inputs_only: Annotated[
         bool, typer.Option("--inputs-only", help="Measure the rainy pictures alone, without a network.")
@@ -174,9 +181,10 @@ def evaluate(
     derain = None
     if not inputs_only:
         derainer = load_derainer(checkpoint, device, dtype)
-        derain = partial(derainer, tile=tile) if tile else derainer
+        options = chosen(tile=tile, self_ensemble=self_ensemble)
+        derain = partial(derainer, **options)
         settings |= {"checkpoint": checkpoint, "weights": weights_digest(derainer), "dtype": str(derainer.model.dtype)}
-        settings |= {"tile": tile} if tile else {}
+        settings |= options
     report = evaluation.evaluate(derain, pairs, output, perceptual, settings, overwrite)
     typer.echo(report.to_markdown())
 
@@ -239,6 +247,11 @@ def publish_command(
 
 
 # What is to be done
+
+
+def chosen(**options) -> dict:
+    """The pipeline's options that were given."""
+    return {name: value for name, value in options.items() if value}
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ class Derainer:
         Args:
             images: A PIL image, an array (height, width[, channels]) of uint8, uint16 or floating point in [0, 1], the
                 path of a picture, or a list of them.
-            options: `tile`, `overlap` and `memory_budget` of [`UniRainPipeline`].
+            options: `tile`, `overlap`, `memory_budget` and `self_ensemble` of [`UniRainPipeline`].
 
         Returns:
             A PIL image of the same size, or a list of them for a list: grey stays grey, alpha is kept. PIL holds 8 bits

@@ -134,6 +134,15 @@ def test_sheets_that_are_missing_are_made_from_the_results_that_are_there(unirai
     assert before == {path: path.stat().st_mtime_ns for path in out.glob("*.png")}
 
 
+def test_self_ensemble_is_what_python_calls_so(unirain, tiny_checkpoint, tmp_path):
+    source = picture(tmp_path / "a.png", 64, 96)
+    unirain(source, "-o", tmp_path / "b.png", "--self-ensemble")
+    derain = load_derainer(tiny_checkpoint, device="cpu")
+    written = np.asarray(Image.open(tmp_path / "b.png"), int)
+    assert np.abs(written - np.asarray(derain(source, self_ensemble=True))).max() <= 1
+    assert np.abs(written - np.asarray(derain(source))).max() > 1
+
+
 def test_tiles_and_batches_give_the_same_pictures(unirain, tmp_path):
     for number in range(5):
         picture(tmp_path / "in" / f"{number}.png", 150 if number else 170, 200, seed=number)

@@ -143,7 +143,7 @@ def test_nonsense_is_refused(pipe):
     for image, message in ((None, "must be a PIL image"), (np.zeros((2, 2, 5), np.uint8), "must have the shape")):
         with pytest.raises(ValueError, match=message):
             pipe(image)
-    for options in ({"tile": 0}, {"overlap": -1}, {"memory_budget": 0}, {"tiles": 3}):
+    for options in ({"tile": 0}, {"overlap": -1}, {"memory_budget": 0}, {"self_ensemble": -1}, {"tiles": 3}):
         with pytest.raises(ValueError, match="must be positive|Unknown option"):
             pipe(noise(4, 4, 3), **options)
 
@@ -225,6 +225,32 @@ def test_tiled_photograph_is_within_50_db_of_the_whole_with_the_released_checkpo
     (tiled,), _ = pipe.restore([image], tile=256)
     assert psnr(whole, image) < 45
     assert psnr(tiled, whole) >= 50
+
+
+def test_self_ensemble_is_the_mean_of_the_image_and_its_mirror_image(pipe):
+    """Against the network by hand: both ways under the image's own routes."""
+    image = photograph(96, 150)  # 150 is padded, on the other side of the scene for the mirror image
+    (result,), routes = pipe.restore([image], self_ensemble=True)
+    values = torch.from_numpy(image).permute(2, 0, 1)[None] / 255
+    restored = []
+    for flipped in (values, values.flip(-1)):
+        padding = -150 % pipe.model.config.size_divisor
+        padded = torch.nn.functional.pad(flipped, (0, padding, 0, 0), mode="reflect")
+        with torch.inference_mode():
+            restored.append(pipe.model(padded, routes=routes).reconstruction[..., :150].clamp(0, 1))
+    expected = (restored[0] + restored[1].flip(-1))[0].permute(1, 2, 0).numpy() / 2 * 255
+    assert (restored[0] - restored[1].flip(-1)).abs().max() > 0.01  # one way alone would not do
+    assert np.abs(result - expected).max() <= 0.51
+    (again,) = pipe([Image.fromarray(image)], self_ensemble=True)
+    assert np.array_equal(np.asarray(again), result)
+
+
+def test_self_ensemble_works_in_tiles(pipe):
+    image = photograph(256, 320)
+    (whole,), _ = pipe.restore([image], self_ensemble=True)
+    (tiled,), _ = pipe.restore([image], tile=192, self_ensemble=True)
+    (one_way,), _ = pipe.restore([image], tile=192)
+    assert psnr(tiled, whole) >= 50 > psnr(one_way, whole)
 
 
 def test_all_tiles_share_the_routes_of_the_image(pipe, monkeypatch):
