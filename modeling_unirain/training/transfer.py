@@ -10,16 +10,19 @@ import numpy as np
 
 
 LEVELS = 256
-SPREAD = 12.0
-"""Levels over which the curve is averaged: streaks differ from level to level, a tone does not."""
+BIN = 8
+"""Levels that share a point of the curve; between points it is straight."""
+BETWEEN_STREAKS = 0.25
+"""Quantile of what a level becomes that is taken for its tone: rain brightens, so these pixels have little of it. With the mean, dense
+streaks over dark ground would count as tone, and darken a bright background between them."""
 PRIOR = 0.002
-"""Share of the picture's pixels at which a level's own offset counts as much as the mean offset of the picture."""
-PIXELS = 50_000
-"""Of a pair that are looked at: a millisecond."""
+"""Share of the picture's pixels at which a bin's own offset counts as much as that of the picture."""
+PIXELS = 20_000
+"""Of a pair that are looked at: a few milliseconds."""
 
 
 def tone_curve(rainy: np.ndarray, clean: np.ndarray) -> np.ndarray:
-    """What the clean picture's levels become in the rain, on average over the picture.
+    """What the clean picture's levels become between the streaks.
 
     Args:
         rainy, clean (`np.ndarray` of shape `(height, width, 3)`, uint8): A pair, whole.
@@ -29,19 +32,26 @@ def tone_curve(rainy: np.ndarray, clean: np.ndarray) -> np.ndarray:
         levels that do not occur are shifted like their neighbours, or like the picture as a whole.
     """
     stride = max(1, int((clean.shape[0] * clean.shape[1] / PIXELS) ** 0.5))
-    levels = np.arange(LEVELS)
-    kernel = np.exp(-0.5 * ((levels[:, None] - levels) / SPREAD) ** 2)
+    before = clean[::stride, ::stride].reshape(-1, 3)
+    change = rainy[::stride, ::stride].reshape(-1, 3).astype(np.int16) - before
+    levels, middles = np.arange(LEVELS), np.arange(BIN // 2, LEVELS, BIN)
     curve = np.empty((LEVELS, 3), np.float32)
     for channel in range(3):
-        before = clean[::stride, ::stride, channel].ravel()
-        after = rainy[::stride, ::stride, channel].ravel()
-        counts = np.bincount(before, minlength=LEVELS)
-        offsets = np.bincount(before, after, minlength=LEVELS) - counts * levels
-        prior = PRIOR * counts.sum()
-        curve[:, channel] = levels + (kernel @ offsets + prior * offsets.sum() / counts.sum()) / (
-            kernel @ counts + prior
-        )
+        bins, changes = before[:, channel] // BIN, change[:, channel]
+        order = np.argsort(bins, kind="stable")  # of bytes: a radix sort
+        by_bin = np.split(changes[order], np.searchsorted(bins[order], np.arange(1, len(middles))))
+        counts = np.array([len(own) for own in by_bin])
+        overall = _between_streaks(changes)
+        offsets = np.array([_between_streaks(own) if len(own) else overall for own in by_bin])
+        prior = PRIOR * len(changes)
+        points = (counts * offsets + prior * overall) / (counts + prior)
+        curve[:, channel] = levels + np.interp(levels, middles, points)
     return curve
+
+
+def _between_streaks(changes: np.ndarray) -> int:
+    index = int(BETWEEN_STREAKS * (len(changes) - 1))
+    return np.partition(changes, index)[index]
 
 
 def lay_rain(

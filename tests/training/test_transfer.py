@@ -26,7 +26,7 @@ TONES = {"darkened": lambda x: 0.9 * x - 12, "brightened": lambda x: x + 15, "co
 
 
 @pytest.mark.parametrize("tone", TONES)
-def test_the_curve_is_the_tone_and_the_mean_of_the_rain(tone):
+def test_the_curve_is_the_tone(tone):
     clean = scene(1)
     rainy = np.clip(TONES[tone](clean.astype(float)), 0, 255).round().astype(np.uint8)
     occurring = np.unique(clean)
@@ -47,6 +47,18 @@ def test_tone_and_streaks_move_to_another_background():
     wanted = np.clip(0.9 * background.astype(float) - 12 + rain, 0, 255)
     assert np.abs(moved - wanted).mean() < 2
     assert np.abs(moved - background).mean() > 8
+
+
+def test_dense_streaks_over_dark_ground_are_no_tone():
+    """Half of the dark pixels are under bright streaks, the sky is saturated: nothing may become darker over another scene."""
+    clean = np.full((96, 120, 3), 40, np.uint8)
+    clean[:32] = 240
+    rainy = clean.copy()
+    rainy[:, ::2] = np.minimum(rainy[:, ::2].astype(int) + 90, 255)
+    background = np.full_like(clean, 180)
+    moved = lay_rain(rainy, clean, background, tone_curve(rainy, clean)).astype(int)
+    assert np.abs(moved[40:, 1::2] - 180).max() <= 2  # between the streaks it is the background
+    assert moved[40:, ::2].min() >= 240
 
 
 def test_strength_scales_what_the_rain_changes():
