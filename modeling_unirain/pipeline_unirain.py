@@ -56,12 +56,6 @@ _OUT_OF_MEMORY = (
 
 Progress = Callable[[int, int], None]
 
-Restored = tuple[list[np.ndarray], Tensor]
-"""float32 (height, width, 3) in [0, 1] for each image, and the routes applied."""
-
-ForwardPass = Callable[..., Restored]
-"""From images of equal size and, if they are known, their routes."""
-
 RoutingWindow = tuple[slice, slice, slice, slice]
 """Rows and columns of a window of an image, and of its core in the window."""
 
@@ -143,8 +137,8 @@ class UniRainPipeline(Pipeline):
         memory_budget (`int`, *optional*): Bytes that the activations of a forward pass may take; 1 GiB by default, on
             a CUDA device half of what is free. Beyond the input and output arrays, memory does not grow with the image.
         self_ensemble (`bool`, *optional*, defaults to `False`): Derain the image and its mirror image and average the
-            two, in twice the time: 0.2 to 0.3 dB with the released checkpoint. Lim et al. ("Enhanced Deep Residual
-            Networks for Single Image Super-Resolution", 2017) average eight ways up; rain falls down, so this is two.
+            two, in twice the time. Lim et al. ("Enhanced Deep Residual Networks for Single Image Super-Resolution",
+            2017) average eight ways up; rain falls down, so this is two, each with its own routes.
 
     Tiles agree with the image as a whole to 55 dB and better (seven photographs of 0.2 to 2.3 megapixels, released
     checkpoint), since the routes are those of the image. Finding these takes two or three passes over it, over 1 and then 4
@@ -205,24 +199,38 @@ class UniRainPipeline(Pipeline):
         Args:
             images (`list[np.ndarray]`): (height, width, 3); uint8, uint16 or float32 in [0, 1].
             tile, overlap, memory_budget, self_ensemble: See the class.
-            on_progress (`Callable[[int, int], None]`, *optional*): Called with the number of forward passes (of an
-                image and its mirror image, with `self_ensemble`) done and their total after each.
+            on_progress (`Callable[[int, int], None]`, *optional*): Called with the number of forward passes done and
+                their total after each.
 
         Returns:
-            The derained images, of the same type and size, and their routes (images, num_routers, num_experts).
+            The derained images, of the same type and size, and their routes (images, num_routers, num_experts); with
+            `self_ensemble` not those of the mirror images.
         """
+        options = (tile, overlap, memory_budget)
+        if not self_ensemble:
+            return self._restore(images, *options, on_progress)
+        first, second = (None, None) if on_progress is None else _in_two_parts(on_progress)
+        results, routes = self._restore(images, *options, first)
+        mirrored, _ = self._restore([np.ascontiguousarray(image[:, ::-1]) for image in images], *options, second)
+        for image, other in zip(results, mirrored, strict=True):
+            _average_into(image, other[:, ::-1])
+        return results, routes
+
+    def _restore(
+        self, images: list[np.ndarray], tile: int | None, overlap: int, memory_budget: int | None, on_progress
+    ) -> tuple[list[np.ndarray], Tensor]:
+        """One way."""
         divisor = self.model.config.size_divisor
         pixels = padded_pixels(*images[0].shape[:2], divisor)
         side = tile or self._tile_side(memory_budget)
         side = max(divisor, side // divisor * divisor)
-        restored = self._restored_both_ways if self_ensemble else self._restored
         while True:
             try:
                 if pixels * len(images) <= side * side:
-                    return self._restore_whole(images, restored, on_progress)
+                    return self._restore_whole(images, on_progress)
                 if pixels <= side * side:
-                    return self._restore_one_by_one(images, restored, on_progress)
-                return self._restore_in_tiles(images, side, overlap, restored, on_progress)
+                    return self._restore_one_by_one(images, on_progress)
+                return self._restore_in_tiles(images, side, overlap, on_progress)
             except (RuntimeError, MemoryError) as error:
                 smaller = max(min(side, math.isqrt(pixels)) // 2 // divisor, 1) * divisor
                 if not _is_out_of_memory(error) or smaller < MIN_TILE:
@@ -248,37 +256,29 @@ class UniRainPipeline(Pipeline):
         values = self.image_processor(images, input_data_format="channels_last", return_tensors="pt")["pixel_values"]
         return values.to(self.device, self.model.dtype, memory_format=torch.channels_last)
 
-    def _restored(self, images: list[np.ndarray], routes: Tensor | None = None) -> Restored:
+    def _restored(self, images: list[np.ndarray], routes: Tensor | None = None) -> tuple[list[np.ndarray], Tensor]:
         """One forward pass: float32 (height, width, 3) in [0, 1] for each image, and the routes applied."""
         outputs = self.model(self._pixel_values(images), routes=routes, output_routes=True)
         sizes = [image.shape[:2] for image in images]
         restored = self.image_processor.post_process_image_deraining(outputs, sizes)
         return [image.permute(1, 2, 0).cpu().numpy() for image in restored], outputs.routes.cpu()
 
-    def _restored_both_ways(self, images: list[np.ndarray], routes: Tensor | None = None) -> Restored:
-        """`_restored`, averaged with what comes of the mirror images under the same routes."""
-        restored, routes = self._restored(images, routes)
-        mirrored, _ = self._restored([image[:, ::-1] for image in images], routes)
-        return [(one + other[:, ::-1]) / 2 for one, other in zip(restored, mirrored, strict=True)], routes
-
-    def _restore_whole(self, images: list[np.ndarray], restored: ForwardPass, on_progress: Progress | None):
-        results, routes = restored(images)
+    def _restore_whole(self, images: list[np.ndarray], on_progress: Progress | None):
+        restored, routes = self._restored(images)
         if on_progress is not None:
             on_progress(1, 1)
-        return [_as_type(values, image.dtype) for values, image in zip(results, images, strict=True)], routes
+        return [_as_type(values, image.dtype) for values, image in zip(restored, images, strict=True)], routes
 
-    def _restore_one_by_one(self, images: list[np.ndarray], restored: ForwardPass, on_progress: Progress | None):
+    def _restore_one_by_one(self, images: list[np.ndarray], on_progress: Progress | None):
         results = []
         for index, image in enumerate(images, 1):
-            (values,), routes = restored([image])
-            results.append((_as_type(values, image.dtype), routes))
+            (restored,), routes = self._restored([image])
+            results.append((_as_type(restored, image.dtype), routes))
             if on_progress is not None:
                 on_progress(index, len(images))
         return [image for image, _ in results], torch.cat([routes for _, routes in results])
 
-    def _restore_in_tiles(
-        self, images: list[np.ndarray], side: int, overlap: int, restored: ForwardPass, on_progress: Progress | None
-    ):
+    def _restore_in_tiles(self, images: list[np.ndarray], side: int, overlap: int, on_progress: Progress | None):
         divisor = self.model.config.size_divisor
         overlap = min(math.ceil(overlap / divisor), side // divisor // 2) * divisor
         rows, columns = (tile_spans(length, side, overlap, divisor) for length in images[0].shape[:2])
@@ -292,7 +292,7 @@ class UniRainPipeline(Pipeline):
                 on_progress(done, total)
 
         results = [
-            self._restore_in_spans(image, rows, columns, self._routes(image, side, rounds, step), restored, step)
+            self._restore_in_spans(image, rows, columns, self._routes(image, side, rounds, step), step)
             for image in images
         ]
         return [image for image, _ in results], torch.cat([routes for _, routes in results])
@@ -315,10 +315,9 @@ class UniRainPipeline(Pipeline):
                 break
         return routes
 
-    @staticmethod
-    def _restore_in_spans(image: np.ndarray, rows, columns, routes: Tensor, restored: ForwardPass, step):
+    def _restore_in_spans(self, image: np.ndarray, rows: list[slice], columns: list[slice], routes: Tensor, step):
         output = np.empty(image.shape, image.dtype)
-        blend_tiles(output, rows, columns, lambda y, x: restored([image[y, x]], routes)[0][0], step)
+        blend_tiles(output, rows, columns, lambda y, x: self._restored([image[y, x]], routes)[0][0], step)
         return output, routes.cpu()
 
 
@@ -478,6 +477,20 @@ def _as_type(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
     if np.issubdtype(dtype, np.floating):
         return values
     return np.rint(values * np.iinfo(dtype).max).astype(dtype)
+
+
+def _average_into(image: np.ndarray, other: np.ndarray) -> None:
+    """The mean of both, in place, rounded to the nearest in integer types."""
+    for row, other_row in zip(image, other, strict=True):  # row by row: no copy of the image in a wider type
+        if np.issubdtype(image.dtype, np.floating):
+            row[:] = (row + other_row) / 2
+        else:
+            row[:] = (row.astype(np.uint32) + other_row + 1) // 2
+
+
+def _in_two_parts(on_progress: Progress) -> tuple[Progress, Progress]:
+    """What tells of the first half of the work, and of the second."""
+    return lambda done, total: on_progress(done, 2 * total), lambda done, total: on_progress(total + done, 2 * total)
 
 
 def _luma(rgb: np.ndarray) -> np.ndarray:
