@@ -142,8 +142,8 @@ class UniRainPipeline(Pipeline):
             2017) average eight ways up; rain falls down, so this is two, each with its own routes.
 
     Tiles agree with the image as a whole to 55 dB and better (six of seven photographs of 0.2 to 2.6 megapixels, released
-    checkpoint), since the routes are those of the image; where two experts are next to equal for it, the other one may be
-    chosen, for all tiles alike (41 dB on the seventh). Finding these takes two or three passes over it, over 1 and then twice 4
+    checkpoint), since the routes are those of the image. On the seventh, one block's expert is another one, for all
+    tiles alike: 41 dB. Finding these takes two or three passes over it, over 1 and then twice 4
     megapixels of larger ones; an image that fits into the budget needs none. Networks with channel attention
     (`mixer_type="attention"`: `unirain-base`) also average over each tile: about 48 dB with random weights, so give them
     the memory for whole images.
