@@ -219,9 +219,14 @@ class UniRainPipeline(Pipeline):
         return results, routes
 
     def _restore(
-        self, images: list[np.ndarray], tile: int | None, overlap: int, memory_budget: int | None, on_progress
+        self,
+        images: list[np.ndarray],
+        tile: int | None,
+        overlap: int,
+        memory_budget: int | None,
+        on_progress: Progress | None,
     ) -> tuple[list[np.ndarray], Tensor]:
-        """One way."""
+        """`restore`, one way."""
         divisor = self.model.config.size_divisor
         pixels = padded_pixels(*images[0].shape[:2], divisor)
         side = tile or self._tile_side(memory_budget)
