@@ -111,7 +111,7 @@ def derain(
             if path.exists():
                 raise ImageError(f"{path} exists already: --overwrite replaces it.")
     derainer = load_derainer(checkpoint, device, dtype)
-    claimed = None if one_file else claim(output, derainer, overwrite)
+    claimed = None if one_file else claim(output, derainer, self_ensemble, overwrite)
     todo = jobs if overwrite else [job for job in jobs if not job.is_finished(claimed)]
     if finished := len(jobs) - len(todo):
         typer.echo(f"Skipped {finished} finished; --overwrite to redo.")
@@ -368,27 +368,32 @@ def check_inputs_are_kept(jobs: Iterable[Job]) -> None:
                 raise ImageError(f"{path} would overwrite its own input: choose another --output, or say --overwrite.")
 
 
-def claim(folder: Path, derainer: Derainer, overwrite: bool) -> Claim:
-    """Note in the output folder which weights its pictures come from, so that none of other weights are taken as done.
+def claim(folder: Path, derainer: Derainer, self_ensemble: bool, overwrite: bool) -> Claim:
+    """Note in the output folder what its pictures are made with, so that none of other weights or another way are taken as done.
 
-    The record is written when the weights change and before any picture is: after a kill, what is older is still to do.
+    The record is written when either changes and before any picture is: after a kill, what is older is still to do.
     """
     record, weights = folder / RUN_RECORD, weights_digest(derainer)
     try:
         noted = json.loads(record.read_text(encoding="utf-8"))
         theirs, name, replaces = noted["weights"], noted["checkpoint"], noted["replaces"]
+        ensembled = noted.get("self_ensemble", False)  # records of older versions have none
     except FileNotFoundError:
-        theirs = None
+        theirs, ensembled = None, self_ensemble
     except (ValueError, KeyError, TypeError) as error:
         raise ImageError(f"{record} is damaged: delete it, or choose another --output.") from error
-    if theirs not in (None, weights) and not overwrite:
+    same = theirs == weights and ensembled == self_ensemble
+    if not same and theirs is not None and not overwrite:
+        way = f"with another checkpoint ({name})"
+        if theirs == weights:
+            way = f"{'with' if ensembled else 'without'} --self-ensemble"
         raise ImageError(
-            f"{folder} holds pictures made with another checkpoint ({name}): "
-            "choose another --output, or replace them with --overwrite."
+            f"{folder} holds pictures made {way}: choose another --output, or replace them with --overwrite."
         )
-    if theirs != weights:
+    if not same:
         replaces = overwrite
-        noted = {"checkpoint": derainer.name, "weights": weights, "replaces": replaces}
+        made = {"checkpoint": derainer.name, "weights": weights, "self_ensemble": self_ensemble}
+        noted = made | {"replaces": replaces}
         write_atomically(record, json.dumps(noted).encode())
     return Claim(record.stat().st_mtime_ns, replaces)
 

@@ -254,6 +254,18 @@ def test_pictures_of_another_checkpoint_are_not_taken_as_finished(unirain, other
     assert json.loads((tmp_path / "out" / cli.RUN_RECORD).read_text())["checkpoint"] == str(other_checkpoint)
 
 
+def test_pictures_of_one_way_are_not_taken_as_finished_the_other(unirain, tmp_path):
+    picture(tmp_path / "in" / "a.png")
+    run, ensemble = (tmp_path / "in", "-o", tmp_path / "out"), "--self-ensemble"
+    unirain(*run)
+    one_sentence(unirain(*run, ensemble, code=1), "made without --self-ensemble")
+    before = (tmp_path / "out" / "a.png").read_bytes()
+    unirain(*run, ensemble, "--overwrite")
+    assert (tmp_path / "out" / "a.png").read_bytes() != before
+    assert "Skipped 1" in unirain(*run, ensemble)
+    one_sentence(unirain(*run, code=1), "made with --self-ensemble")
+
+
 def test_input_is_never_overwritten_unasked(unirain, tmp_path):
     source = picture(tmp_path / "a.png")
     before = source.read_bytes()
