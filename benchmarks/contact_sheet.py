@@ -8,20 +8,19 @@ Without folders, rain is rendered over the public-domain photographs in `example
 import argparse
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
+from rain_sheet import rained_on
 from tqdm import tqdm
 
 from modeling_unirain import load_derainer
 from modeling_unirain.images import read_rgb
-from modeling_unirain.rain import render_rain
-from modeling_unirain.rain.night import is_night
 from modeling_unirain.sheets import comparison_sheet
 from modeling_unirain.types import RainType
 
 
 ROOT = Path(__file__).parents[1]
 SEVERITIES = (0.35, 0.55, 0.75, 0.9)
+SEED = 1000
 SIDE = 1024
 """Larger photographs are reduced to this before deraining."""
 
@@ -39,16 +38,12 @@ def found(folder: Path, each: int) -> list[tuple[str, Image.Image]]:
 
 def rendered(photographs: Path) -> list[tuple[str, Image.Image]]:
     """Rain of the four types, from light to heavy."""
-    everything = [read_rgb(path) for path in sorted(photographs.glob("*.jpg"))]
-    by_day = [photograph for photograph in everything if not is_night(photograph.astype(np.float32) / 255)]
-    pictures = []
-    for rain_type in RainType:
-        pool = by_day if rain_type in (RainType.DRS, RainType.DRD) else everything
-        for number, severity in enumerate(SEVERITIES):
-            rain = render_rain(pool[number % len(pool)], rain_type, 1000 + number, severity=severity)
-            rainy = Image.fromarray((rain.rainy * 255).round().astype(np.uint8))
-            pictures.append((f"{rain_type}, severity {severity}, {rain.parameters.style}", rainy))
-    return pictures
+    pool = [read_rgb(path) for path in sorted(photographs.glob("*.jpg"))]
+    return [
+        (f"{rain_type}, severity {severity}, {style}", rainy)
+        for rain_type in RainType
+        for severity, (style, rainy) in zip(SEVERITIES, rained_on(pool, rain_type, SEVERITIES, SEED), strict=True)
+    ]
 
 
 def main() -> None:

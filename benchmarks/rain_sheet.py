@@ -1,4 +1,4 @@
-"""What the renderer draws: a contact sheet of the four types, and tables of how heavy and how fast it is.
+"""What the renderer draws: a sheet of the four types, and tables of how heavy and how fast it is.
 
 python benchmarks/rain_sheet.py [--photographs examples/clean] [--output docs/rain_types.webp]
 """
@@ -6,6 +6,7 @@ python benchmarks/rain_sheet.py [--photographs examples/clean] [--output docs/ra
 import argparse
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,24 +21,29 @@ from modeling_unirain.types import RainType
 
 
 ROOT = Path(__file__).parents[1]
-COLUMNS = 4
+SEVERITIES = (0.35, 0.5, 0.65, 0.8)
 CROP = 96
 THIRDS = {"light": (0.0, 1 / 3), "medium": (1 / 3, 2 / 3), "heavy": (2 / 3, 1.0)}
 
 
-def contact_sheet(photographs: list[np.ndarray]) -> Image.Image:
-    """A row of streaks or drops for every type, from light to heavy; day types over photographs by day."""
-    rows = []
-    day = [photograph for photograph in photographs if not is_night(photograph.astype(np.float32) / 255)]
-    for rain_type in RainType:
-        row = []
-        pool = day if rain_type in (RainType.DRS, RainType.DRD) else photographs
-        for column in range(COLUMNS):
-            photograph = pool[(column + 1) % len(pool)]
-            rendered = render_rain(photograph, rain_type, 40 + column, severity=0.35 + 0.15 * column)
-            row.append(Image.fromarray((rendered.rainy * 255).round().astype(np.uint8)))
-        rows.append(row)
-    titles = [f"severity {0.35 + 0.15 * column:.2f}" for column in range(COLUMNS)]
+def rained_on(
+    photographs: list[np.ndarray], rain_type: RainType, severities: Sequence[float], seed: int
+) -> list[tuple[str, Image.Image]]:
+    """Rain of one type over one photograph after the other, and the style drawn; day types over those by day only."""
+    if rain_type in (RainType.DRS, RainType.DRD):
+        photographs = [image for image in photographs if not is_night(image.astype(np.float32) / 255)]
+    pictures = []
+    for number, severity in enumerate(severities):
+        photograph = photographs[(number + 1) % len(photographs)]
+        rain = render_rain(photograph, rain_type, seed + number, severity=severity)
+        pictures.append((rain.parameters.style, Image.fromarray((rain.rainy * 255).round().astype(np.uint8))))
+    return pictures
+
+
+def types_sheet(photographs: list[np.ndarray]) -> Image.Image:
+    """A row of streaks or drops for every type, from light to heavy."""
+    rows = [[picture for _, picture in rained_on(photographs, rain_type, SEVERITIES, 40)] for rain_type in RainType]
+    titles = [f"severity {severity:.2f}" for severity in SEVERITIES]
     return comparison_sheet(rows, titles, [str(rain_type) for rain_type in RainType], cell_width=360)
 
 
@@ -76,7 +82,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=400, help="Crops a type for the tables.")
     arguments = parser.parse_args()
     photographs = [read_rgb(path) for path in sorted(arguments.photographs.glob("*.jpg"))]
-    save_image(Picture.from_pil(contact_sheet(photographs)), arguments.output)
+    save_image(Picture.from_pil(types_sheet(photographs)), arguments.output)
     measure(photographs, arguments.samples)
 
 
