@@ -3,7 +3,7 @@
     python benchmarks/large_images.py [--name unirain] [--device cpu] [--memory-budget-mb 1024] [--tile 512]
 
 Each image, an example photograph enlarged, is derained in its own process: by the released checkpoint, or by random
-weights for the other sizes of the network. Weights and image decide how many rounds the routes take, and so the time.
+weights for the other sizes of the network.
 Working memory is the peak of what the process holds beyond the weights, the input and the output array; on a CUDA
 device also what is allocated there.
 """
@@ -61,13 +61,13 @@ def measure(width: int, height: int, arguments: argparse.Namespace) -> str:
     pipe.restore([np.zeros((64, 64, 3), np.uint8)])  # what is loaded and allocated once
     with Image.open(PHOTOGRAPH) as photograph:
         image = np.asarray(photograph.convert("RGB").resize((width, height), Image.Resampling.BICUBIC))
-    done = [0]
+    steps = []
     before, started = forget_peak(), time.perf_counter()
-    pipe.restore([image], on_progress=lambda count, total: done.append(count), **options)
+    pipe.restore([image], on_progress=lambda count, total: steps.append(count), **options)
     seconds = time.perf_counter() - started
     working = resident("VmHWM") - before - image.nbytes / 2**20
-    passes = sum(this - last == 1 for last, this in zip(done, done[1:], strict=False))  # more: rounds left out
-    row = f"| {width} x {height} | {width * height / 1e6:.1f} | {passes} | {seconds:.1f} | "
+    tiles = max(len(steps) - pipe.model.config.num_routers, 1)  # a step for each router first, where there are tiles
+    row = f"| {width} x {height} | {width * height / 1e6:.1f} | {tiles} | {seconds:.1f} | "
     row += f"{width * height / 1e6 / seconds:.2f} | {working:.0f} |"
     if arguments.device.startswith("cuda"):
         row += f" {torch.cuda.max_memory_allocated() / 2**20:.0f} |"
@@ -86,7 +86,7 @@ def main() -> None:
         print(measure(*arguments.only, arguments))
         return
     cuda = " device memory (MiB) |" if arguments.device.startswith("cuda") else ""
-    print(f"| image | megapixels | forward passes | seconds | megapixels / s | working memory (MiB) |{cuda}")
+    print(f"| image | megapixels | tiles | seconds | megapixels / s | working memory (MiB) |{cuda}")
     print("| --- " * (6 + bool(cuda)) + "|", flush=True)
     for size in SIZES:
         command = [sys.executable, __file__, *sys.argv[1:], "--only", *map(str, size)]

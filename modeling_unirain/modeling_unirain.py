@@ -5,9 +5,8 @@ whole, from the average of its features; a route can be kept and handed back, wh
 image come to agree.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -145,30 +144,21 @@ class UniRainExpert(nn.Module):
         return gate
 
 
-class Pooling(NamedTuple):
-    """What a router averages over beside height and width.
+def global_average(hidden_states: Tensor) -> Tensor:
+    """`(batch, channels, height, width)` -> `(batch, channels)`, float32."""
+    return hidden_states.mean(dim=(2, 3), dtype=torch.float32)
 
-    Attributes:
-        batch (`bool`): The batch holds windows of one image, which are averaged over as well.
-        core (`tuple[float, float, float, float]`, *optional*): Only this part of a window, as shares of its height and
-            width: top, bottom, left, right. What surrounds it makes the features as they are in the whole image.
-    """
 
-    batch: bool = False
-    core: tuple[float, float, float, float] | None = None
-
-    def average(self, hidden_states: Tensor) -> Tensor:
-        """`(batch, channels, height, width)` -> `(batch, channels)`, float32."""
-        if self.core is not None:
-            height, width = hidden_states.shape[2:]
-            top, bottom, left, right = self.core
-            rows, columns = (
-                slice(round(top * height), round(bottom * height)),
-                slice(round(left * width), round(right * width)),
-            )
-            hidden_states = hidden_states[:, :, rows, columns]
-        pooled = hidden_states.mean(dim=(2, 3), dtype=torch.float32)
-        return pooled.mean(dim=0, keepdim=True).expand_as(pooled) if self.batch else pooled
+def average_of_cores(features: Iterable[Tensor], cores: list[tuple[slice, slice, int]]) -> Tensor:
+    """`global_average` over parts of several windows: their rows, columns and the windows' heights, in pixels of the image."""
+    total, area = 0.0, 0
+    for hidden_states, (rows, columns, window_height) in zip(features, cores, strict=True):
+        stride = window_height // hidden_states.shape[2]
+        y, x = (slice(core.start // stride, core.stop // stride) for core in (rows, columns))
+        core = hidden_states[:, :, y, x]
+        total += core.sum(dim=(2, 3), dtype=torch.float32)
+        area += core.shape[2] * core.shape[3]
+    return total / area
 
 
 class UniRainRouter(nn.Module):
@@ -184,9 +174,8 @@ class UniRainRouter(nn.Module):
         self.noise_std = noise_std
         self.project = nn.Linear(hidden_size, num_experts)
 
-    def forward(self, hidden_states: Tensor, pooling: Pooling) -> Tensor:
-        """`(batch, channels, height, width)` -> `(batch, experts)`, float32, each row summing to one."""
-        pooled = pooling.average(hidden_states)
+    def forward(self, pooled: Tensor) -> Tensor:
+        """`global_average` of the features, `(batch, channels)` -> `(batch, experts)`, float32, each row summing to one."""
         if self.training and self.noise_std > 0:
             pooled = pooled + self.noise_std * torch.randn_like(pooled)
         # Written out, since autocast would take a matrix product to half precision.
@@ -223,9 +212,9 @@ class UniRainSoftMoE(nn.Module):
         self.router = UniRainRouter(hidden_size, config.num_experts, config.router_noise_std)
         self.experts = nn.ModuleList(UniRainExpert(hidden_size, expansion, kind) for kind in config.expert_types)
 
-    def route(self, hidden_states: Tensor, pooling: Pooling) -> tuple[Tensor, Tensor]:
+    def route(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
         """The weights to apply and the router's probabilities, both `(batch, experts)`; here they are the same."""
-        probabilities = self.router(hidden_states, pooling)
+        probabilities = self.router(pooled)
         return self.router.select(probabilities), probabilities
 
     def forward(self, hidden_states: Tensor, weights: Tensor) -> Tensor:
@@ -243,9 +232,9 @@ class UniRainHardMoE(nn.Module):
         )
         self.experts = nn.ModuleList(UniRainExpert(hidden_size, expansion, kind) for kind in config.expert_types)
 
-    def route(self, hidden_states: Tensor, pooling: Pooling) -> tuple[Tensor, Tensor]:
+    def route(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
         """The weights to apply and the router's probabilities, both `(batch, experts)`."""
-        probabilities = self.router(hidden_states, pooling)
+        probabilities = self.router(pooled)
         return self.router.select(probabilities), probabilities
 
     def forward(self, hidden_states: Tensor, weights: Tensor) -> Tensor:
@@ -286,16 +275,17 @@ class UniRainMoEBlock(GradientCheckpointingLayer):
         moe = UniRainSoftMoE if routing == "soft" else UniRainHardMoE
         self.moe = moe(config, hidden_size, expansion)
 
-    def forward(
-        self, hidden_states: Tensor, weights: Tensor | None, pooling: Pooling | None
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Returns the features, the weights applied, and the router's probabilities where it was asked (`pooling`)."""
-        hidden_states = hidden_states + self.mixer(self.mixer_norm(hidden_states))
+    def forward(self, hidden_states: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Returns the features, the weights applied, and the router's probabilities if none were given."""
+        hidden_states = self.mix(hidden_states)
         expert_input, probabilities = self.moe_norm(hidden_states), None
-        if pooling is not None:
-            chosen, probabilities = self.moe.route(expert_input, pooling)
-            weights = chosen if weights is None else weights
+        if weights is None:
+            weights, probabilities = self.moe.route(global_average(expert_input))
         return hidden_states + self.moe(expert_input, weights), weights, probabilities
+
+    def mix(self, hidden_states: Tensor) -> Tensor:
+        """The first half, before the experts."""
+        return hidden_states + self.mixer(self.mixer_norm(hidden_states))
 
 
 class UniRainLevel(nn.Module):
@@ -311,20 +301,16 @@ class UniRainLevel(nn.Module):
 
     def forward(self, hidden_states: Tensor, routing: "Routing") -> Tensor:
         for block in self.blocks:
-            hidden_states, weights, probabilities = block(hidden_states, routing.given(), routing.pooling)
+            hidden_states, weights, probabilities = block(hidden_states, routing.given())
             routing.record(weights, probabilities)
         return hidden_states
 
 
 class Routing:
-    """The routes of one forward pass: those that were given, handed out in order, and those that were applied.
+    """The routes of one forward pass: those that were given, handed out in order, and those that were applied."""
 
-    Routers are asked where there is a `pooling`: for lack of routes, or to know what they would have chosen.
-    """
-
-    def __init__(self, routes: Tensor | None = None, pooling: Pooling | None = None):
+    def __init__(self, routes: Tensor | None = None):
         self.routes = routes
-        self.pooling = Pooling() if routes is None and pooling is None else pooling
         self.weights: list[Tensor] = []
         self.probabilities: list[Tensor | None] = []
 
@@ -406,12 +392,15 @@ class UniRainHardMoEDecoder(nn.Module):
         self.refinement = nn.ModuleList(UniRainBlock(config, sizes[-1], 0) for _ in range(config.refinement_depth))
 
     def forward(self, hidden_states: Tensor, skips: list[Tensor], routing: Routing) -> Tensor:
-        for upsample, fusion, level, skip in zip(self.upsamples, self.fusions, self.levels, skips[::-1], strict=True):
-            hidden_states = fusion(torch.cat([upsample(hidden_states), skip], dim=1))
-            hidden_states = level(hidden_states, routing)
+        for index, (level, skip) in enumerate(zip(self.levels, skips[::-1], strict=True)):
+            hidden_states = level(self.join(index, hidden_states, skip), routing)
         for block in self.refinement:
             hidden_states = block(hidden_states)
         return hidden_states
+
+    def join(self, level: int, hidden_states: Tensor, skip: Tensor) -> Tensor:
+        """What the level works on: the coarser level's features, brought to its size, and the encoder's."""
+        return self.fusions[level](torch.cat([self.upsamples[level](hidden_states), skip], dim=1))
 
 
 class UniRainPreTrainedModel(ResolvesCheckpointNames, PreTrainedModel):
@@ -486,57 +475,50 @@ class UniRainForImageDeraining(UniRainPreTrainedModel):
         return output if return_dict is not False else output.to_tuple()
 
     @torch.no_grad()
-    def compute_routes(self, windows: Tensor) -> Tensor:
-        """Route one image from windows of it, pooled together as if they were the whole.
+    def compute_routes(
+        self, windows: list[tuple[Tensor, slice, slice]], on_router: Callable[[], None] | None = None
+    ) -> Tensor:
+        """The routes of one image, from windows of it that together need not fit through a forward pass.
 
-        Windows that cover the image give its own routes, up to what the windows' borders change; a sample of them
-        estimates the same averages in bounded memory.
+        All windows are taken to the same block before its router is asked, and on with the route it gives them. Windows
+        whose cores make up the image give its own routes, up to what the windows' borders change in the cores; a sample
+        of them estimates the same averages. Between blocks a window's features take an eighth of what its forward pass does.
 
         Args:
-            windows (`Tensor` of shape `(windows, 3, height, width)`): Full-resolution windows of a single image.
+            windows (list of `(Tensor, slice, slice)`): Windows `(1, 3, height, width)` of a single image, and the rows
+                and columns of each that count, the core: the rest is there for what the core's features see beyond it.
+            on_router (`Callable[[], None]`, *optional*): Called after each of the `config.num_routers` routers.
 
         Returns:
             `Tensor` of shape `(1, num_routers, num_experts)`: To be given to `forward` with every tile.
         """
-        self._check(windows)
-        routing = Routing(pooling=Pooling(batch=True))
-        features, skips = self.encoder(self.patch_embed(windows), routing)
-        self.decoder(features, skips, routing)
-        return torch.stack(routing.weights, dim=1)[:1]
+        for window, _, _ in windows:
+            self._check(window)
+        cores = [(rows, columns, window.shape[2]) for window, rows, columns in windows]
+        routes = []
 
-    @torch.no_grad()
-    def refine_routes(self, windows: Iterable[tuple[Tensor, slice, slice]], routes: Tensor) -> Tensor:
-        """What the routers choose from all windows together, when `routes` are applied; one pass a window.
+        def through(level: UniRainLevel, states: list[Tensor]) -> None:
+            for block in level.blocks:
+                for index, hidden_states in enumerate(states):
+                    states[index] = block.mix(hidden_states)
+                weights, _ = block.moe.route(average_of_cores(map(block.moe_norm, states), cores))
+                for index, hidden_states in enumerate(states):
+                    states[index] = hidden_states + block.moe(block.moe_norm(hidden_states), weights)
+                routes.append(weights)
+                if on_router is not None:
+                    on_router()
 
-        Repeated, with windows whose cores make up the image, this leads to the routes of the image as a whole, which
-        need not fit into memory. Each round makes at least one more block's routes exact, since a router depends on the
-        blocks before it only; in practice a few rounds are enough.
-
-        Args:
-            windows (iterable of `(Tensor, slice, slice)`): Windows `(1, 3, height, width)` of a single image, and the rows
-                and columns of each that count, the core: the rest is there for what the core's features see beyond it.
-            routes (`Tensor` of shape `(1, num_routers, num_experts)`): An estimate.
-
-        Returns:
-            `Tensor` of the shape of `routes`.
-        """
-        logits, pixels = torch.zeros_like(routes), 0
-        for window, rows, columns in windows:
-            self._check(window, routes)
-            height, width = window.shape[2:]
-            core = rows.start / height, rows.stop / height, columns.start / width, columns.stop / width
-            routing = Routing(routes, Pooling(core=core))
-            features, skips = self.encoder(self.patch_embed(window), routing)
-            self.decoder(features, skips, routing)
-            # Routers are linear before their softmax, which does not mind a constant: the mean of the logarithms gives
-            # what the mean of the pooled features would.
-            area = (rows.stop - rows.start) * (columns.stop - columns.start)
-            logits += area * torch.stack(routing.probabilities, dim=1).clamp(min=1e-30).log()
-            pixels += area
-        probabilities = (logits / pixels).softmax(dim=-1).unbind(dim=1)
-        levels = [*self.encoder.levels, *self.decoder.levels]
-        routers = [block.moe.router for level in levels for block in level.blocks]
-        return torch.stack([router.select(p) for router, p in zip(routers, probabilities, strict=True)], dim=1)
+        states, skips = [self.patch_embed(window) for window, _, _ in windows], []
+        for level, downsample in zip(self.encoder.levels, self.encoder.downsamples, strict=True):
+            through(level, states)
+            skips.append(states)
+            states = [downsample(hidden_states) for hidden_states in states]
+        for block in self.encoder.latent:
+            states = [block(hidden_states) for hidden_states in states]
+        for index, level in enumerate(self.decoder.levels):
+            states = [self.decoder.join(index, *both) for both in zip(states, skips.pop(), strict=True)]
+            through(level, states)
+        return torch.stack(routes, dim=1)
 
     @torch.no_grad()
     def get_image_features(self, pixel_values: Tensor) -> Tensor:

@@ -31,20 +31,20 @@ DEFAULT_OVERLAP = 64
 """Pixels that neighbouring tiles share: most of what the network sees around a pixel."""
 
 MIN_TILE = 128
-ROUTE_WINDOW = 256
-ROUTE_GUESS_PIXELS = 1 << 20
-"""How much of a tiled image its routes are first estimated from, at once: 16 windows of 256 x 256 at most."""
-
-ROUTE_PIXELS = (1 << 20, 1 << 22, 1 << 22)
-"""How much is looked at in each round to refine the estimate: all of an image that has no more pixels, of larger ones
-windows spread evenly, since all of 12 megapixels three times would take longer than deraining them. Two rounds over as much as
-possible: after one, weights are up to 0.05 off, and where two experts are next to equal the other one is chosen."""
+ROUTE_WINDOW = 448
+"""Side of the windows that the routes of a tiled image are found from."""
 
 ROUTE_MARGIN = 32
-"""Pixels seen around each of those windows, so that their borders do not count."""
+"""Pixels seen around each of those windows' cores, so that their borders do not count."""
 
-ROUTE_TOLERANCE = 0.01
-"""The rounds end early when no weight changes by more."""
+ROUTE_PIXELS = 1 << 22
+"""How much of an image its routes are found from: all of one that has no more pixels, of larger ones windows spread evenly."""
+
+ROUTE_TILES = 6
+"""The same in tiles: the features that this many keep between blocks, margins included, take what a tile's forward pass takes.
+At least `ROUTE_LEAST`, whatever the tile."""
+
+ROUTE_LEAST = 1 << 19
 
 _OUT_OF_MEMORY = (
     "out of memory",
@@ -141,12 +141,10 @@ class UniRainPipeline(Pipeline):
             two, in twice the time. Lim et al. ("Enhanced Deep Residual Networks for Single Image Super-Resolution",
             2017) average eight ways up; rain falls down, so this is two, each with its own routes.
 
-    Tiles agree with the image as a whole to 55 dB and better (six of seven photographs of 0.2 to 2.6 megapixels, released
-    checkpoint), since the routes are those of the image. On the seventh, one block's expert is another one, for all
-    tiles alike: 41 dB. Finding these takes two or three passes over it, over 1 and then twice 4
-    megapixels of larger ones; an image that fits into the budget needs none. Networks with channel attention
-    (`mixer_type="attention"`: `unirain-base`) also average over each tile: about 48 dB with random weights, so give them
-    the memory for whole images.
+    Tiles share the routes of the image, found by one pass over it beforehand, or over a sample of 4 megapixels of a larger one; an
+    image that fits into the budget needs none. They agree with the image as a whole to 58 dB and better (two photographs
+    of 0.9 and 2.6 megapixels, released checkpoint). Networks with channel attention (`mixer_type="attention"`:
+    `unirain-base`) also average over each tile: about 48 dB with random weights, so give them the memory for whole images.
     """
 
     _load_image_processor = True
@@ -289,38 +287,29 @@ class UniRainPipeline(Pipeline):
         divisor = self.model.config.size_divisor
         overlap = min(math.ceil(overlap / divisor), side // divisor // 2) * divisor
         rows, columns = (tile_spans(length, side, overlap, divisor) for length in images[0].shape[:2])
-        rounds = [refining_windows(rows, columns, side, pixels, divisor) for pixels in ROUTE_PIXELS]
-        total, done = len(images) * (len(rows) * len(columns) + 1 + sum(map(len, rounds))), 0
+        total, done = len(images) * (self.model.config.num_routers + len(rows) * len(columns)), 0
 
-        def step(passes: int = 1):
+        def step():
             nonlocal done
-            done += passes
+            done += 1
             if on_progress is not None:
                 on_progress(done, total)
 
         results = [
-            self._restore_in_spans(image, rows, columns, self._routes(image, side, rounds, step), step)
-            for image in images
+            self._restore_in_spans(image, rows, columns, self._routes(image, side, step), step) for image in images
         ]
         return [image for image, _ in results], torch.cat([routes for _, routes in results])
 
-    def _routes(self, image: np.ndarray, side: int, rounds: list[list[RoutingWindow]], step) -> Tensor:
-        """The routes of the whole image, which no tile sees: an estimate from some of it, refined."""
-
-        def each_of(windows: list[RoutingWindow]):
-            for y, x, core_rows, core_columns in windows:
-                yield self._pixel_values([image[y, x]]), core_rows, core_columns
-                step()
-
-        guess_from = guessing_windows(*image.shape[:2], side, self.model.config.size_divisor)
-        routes = self.model.compute_routes(self._pixel_values([image[window] for window in guess_from]))
-        step()
-        for index, windows in enumerate(rounds):
-            before, routes = routes, self.model.refine_routes(each_of(windows), routes)
-            if windows == rounds[-1] and (routes - before).abs().max() <= ROUTE_TOLERANCE:
-                step(sum(map(len, rounds[index + 1 :])))  # those that were not needed
-                break
-        return routes
+    def _routes(self, image: np.ndarray, side: int, step) -> Tensor:
+        """The routes of the whole image, which no tile sees."""
+        windows = routing_windows(*image.shape[:2], side, self.model.config.size_divisor)
+        return self.model.compute_routes(
+            [
+                (self._pixel_values([image[y, x]]), core_rows, core_columns)
+                for y, x, core_rows, core_columns in windows
+            ],
+            step,
+        )
 
     def _restore_in_spans(self, image: np.ndarray, rows: list[slice], columns: list[slice], routes: Tensor, step):
         output = np.empty(image.shape, image.dtype)
@@ -402,24 +391,20 @@ def fade(before: np.ndarray, after: np.ndarray, axis: int) -> None:
     after += (1 - weight) * (before - after)
 
 
-def guessing_windows(height: int, width: int, side: int, divisor: int) -> list[tuple[slice, slice]]:
-    """Windows of an image for a first estimate of its routes, with no more pixels in all than a tile and 1 megapixel."""
-    return spread_windows(height, width, min(ROUTE_WINDOW, side // 2), min(side * side, ROUTE_GUESS_PIXELS), divisor)
+def routing_windows(height: int, width: int, side: int, divisor: int) -> list[RoutingWindow]:
+    """Windows to find an image's routes from when its tiles have that `side`.
 
-
-def refining_windows(
-    rows: list[slice], columns: list[slice], side: int, pixels: int, divisor: int
-) -> list[RoutingWindow]:
-    """Windows to refine an image's routes from.
-
-    They are the tiles, whose cores make up the image: the margins, where a tile's borders show, are left out. Of an image
-    with more than `pixels` they are a sample, smaller windows spread evenly.
+    Their cores make up the image: the margins, where a window's borders show, are left out. Of an image with more pixels than
+    `ROUTE_PIXELS` and `ROUTE_TILES` tiles they are a sample, spread evenly.
     """
-    height, width = rows[-1].stop, columns[-1].stop
+    pixels = min(ROUTE_PIXELS, max(ROUTE_LEAST, ROUTE_TILES * side * side))
+    window = min(ROUTE_WINDOW, side)
+    overlap = min(2 * ROUTE_MARGIN, window // divisor // 2 * divisor)
     if height * width > pixels:
-        sample = spread_windows(height, width, min(ROUTE_WINDOW, side), pixels, divisor)
+        sample = spread_windows(height, width, window - overlap, pixels, divisor)
         seen = [(_with_margins(rows, height), _with_margins(columns, width)) for rows, columns in sample]
         return [(y, x, core_rows, core_columns) for (y, core_rows), (x, core_columns) in seen]
+    rows, columns = (tile_spans(length, window, overlap, divisor) for length in (height, width))
     return [
         (y, x, core_rows, core_columns)
         for y, core_rows in _with_cores(rows, divisor)

@@ -9,12 +9,12 @@ from transformers.utils import logging as transformers_logging
 
 from modeling_unirain.configuration_unirain import UniRainConfig
 from modeling_unirain.modeling_unirain import (
-    Pooling,
     UniRainExpert,
     UniRainForImageDeraining,
     UniRainHardMoE,
     UniRainRouter,
     UniRainSoftMoE,
+    global_average,
     load_balancing_loss,
 )
 
@@ -39,7 +39,7 @@ def sharpen_routers(model: torch.nn.Module, images: torch.Tensor, scale: float =
 
     def centre(router, inputs):
         router.project.weight.mul_(scale)
-        router.project.bias.copy_(-router.project.weight @ inputs[0].mean((0, 2, 3)))
+        router.project.bias.copy_(-router.project.weight @ inputs[0].mean(0))
 
     routers = [module for module in model.modules() if isinstance(module, UniRainRouter)]
     hooks = [router.register_forward_pre_hook(centre) for router in routers]
@@ -77,7 +77,7 @@ def test_soft_block_is_the_weighted_sum_of_all_experts():
     config = UniRainConfig.from_name("unirain-tiny")
     moe = UniRainSoftMoE(config, 8, 1.0).eval()
     features = torch.randn(3, 8, 16, 16)
-    weights, _ = moe.route(features, Pooling())
+    weights, _ = moe.route(global_average(features))
     logits = features.double().mean((2, 3)) @ moe.router.project.weight.double().T + moe.router.project.bias.double()
     expected_weights = torch.exp(logits) / torch.exp(logits).sum(1, keepdim=True)
     expected = sum(expected_weights[:, i, None, None, None] * moe.experts[i](features) for i in range(3))
@@ -91,7 +91,7 @@ def test_hard_block_with_every_expert_equals_the_dense_sum():
     config = UniRainConfig.from_name("unirain-tiny", num_experts_per_tok=3)
     moe = UniRainHardMoE(config, 8, 1.0).eval()
     features = torch.randn(4, 8, 16, 16)
-    weights, probabilities = moe.route(features, Pooling())
+    weights, probabilities = moe.route(global_average(features))
     dense = sum(probabilities[:, i, None, None, None] * moe.experts[i](features) for i in range(3))
     torch.testing.assert_close(moe(features, weights), dense)
 
@@ -99,7 +99,7 @@ def test_hard_block_with_every_expert_equals_the_dense_sum():
 def test_hard_router_keeps_the_largest_weight_and_its_value():
     config = UniRainConfig.from_name("unirain-tiny")
     moe = UniRainHardMoE(config, 8, 1.0).eval()
-    weights, probabilities = moe.route(torch.randn(5, 8, 8, 8), Pooling())
+    weights, probabilities = moe.route(global_average(torch.randn(5, 8, 8, 8)))
     assert (weights > 0).sum(1).tolist() == [1] * 5
     torch.testing.assert_close(weights.amax(1), probabilities.amax(1))
     assert torch.equal(weights.argmax(1), probabilities.argmax(1))
@@ -150,42 +150,32 @@ def test_given_routes_are_applied_and_ask_no_router(model):
     assert torch.equal(other.routes, first.routes)
 
 
-def test_routes_of_windows_that_cover_an_image_choose_as_the_image_does(model):
-    image = different_images(3, size=64)[1:2]
-    windows = image.unfold(2, 32, 32).unfold(3, 32, 32).permute(0, 2, 3, 1, 4, 5).reshape(4, 3, 32, 32)
-    with torch.no_grad():
-        whole = model(image, output_routes=True).routes
-    routes = model.compute_routes(windows)
-    assert routes.shape == whole.shape
-    assert torch.equal(routes.argmax(-1), whole.argmax(-1))
-    encoder = slice(0, sum(model.config.encoder_depths))  # windows differ from the image at their borders only
-    torch.testing.assert_close(routes[:, encoder], whole[:, encoder], atol=0.05, rtol=0)
-
-
-def test_routes_refined_window_by_window_become_those_of_the_whole(model):
+def test_routes_of_windows_that_make_up_an_image_are_its_own(model):
     image = different_images(3, size=96)[1:2]
     with torch.no_grad():
         whole = model(image, output_routes=True).routes
-    everything = [(image, slice(0, 96), slice(0, 96))]
-    routes = torch.full_like(whole, 1 / model.config.num_experts)
-    for round in range(model.config.num_routers):  # each makes one more router's choice exact
-        routes = model.refine_routes(everything, routes)
-        torch.testing.assert_close(routes[:, : round + 1], whole[:, : round + 1])
-
+    asked = []
+    routes = model.compute_routes([(image, slice(0, 96), slice(0, 96))], lambda: asked.append(1))
+    torch.testing.assert_close(routes, whole)
+    assert len(asked) == model.config.num_routers
     halves = [  # 48 rows each, with 16 more to see
         (image[:, :, :64], slice(0, 48), slice(0, 96)),
         (image[:, :, 32:], slice(16, 64), slice(0, 96)),
     ]
-    refined = model.refine_routes(halves, whole)
-    assert torch.equal(refined > 0, whole > 0)
-    torch.testing.assert_close(refined, whole, atol=0.003, rtol=0)
+    routes = model.compute_routes(halves)
+    assert torch.equal(routes > 0, whole > 0)
+    torch.testing.assert_close(routes, whole, atol=0.003, rtol=0)
 
 
-def test_windows_pooled_together_or_one_after_another_agree(model):
-    windows = different_images(4, size=32)
-    joint = model.compute_routes(windows)
-    one_by_one = [(window[None], slice(0, 32), slice(0, 32)) for window in windows]
-    torch.testing.assert_close(model.refine_routes(one_by_one, joint), joint)
+def test_cores_count_by_their_area(model):
+    """Both windows see the whole image, so that only the averages are put together: two thirds of it and one third."""
+    image = different_images(3, size=96)[1:2]
+    with torch.no_grad():
+        whole = model(image, output_routes=True).routes
+    everything = slice(0, 96)
+    thirds = [(image, slice(0, 64), everything), (image, slice(64, 96), everything)]
+    torch.testing.assert_close(model.compute_routes(thirds), whole)
+    assert (model.compute_routes(thirds[:1]) - whole).abs().max() > 0.01
 
 
 def test_loss_is_the_mean_absolute_error(model):

@@ -36,7 +36,7 @@ def spread_routers(model: UniRainForImageDeraining, images: Tensor, deviation: f
 
     # Hooks see a block's features where they are; running block by block would need the network's inside.
     def keep_in(seen: list[Tensor]):
-        return lambda router, inputs, _: seen.append(inputs[1].average(inputs[0]))
+        return lambda router, inputs, _: seen.append(inputs[0])
 
     hooks = [moe.router.register_forward_hook(keep_in(seen)) for moe, seen in zip(moes, pooled, strict=True)]
     was_training = model.training
