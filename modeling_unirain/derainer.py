@@ -67,7 +67,7 @@ class Derainer:
 
         Args:
             picture ([`Picture`]): From `open_image`.
-            on_progress (`Callable[[int, int], None]`, *optional*): Called with the forward passes done and their total.
+            on_progress (`Callable[[int, int], None]`, *optional*): Called with the work done and all of it.
 
         Returns:
             The derained picture, and the weight each MoE block gave its experts: encoder blocks first, then decoder's.

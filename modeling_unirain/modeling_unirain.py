@@ -476,7 +476,7 @@ class UniRainForImageDeraining(UniRainPreTrainedModel):
 
     @torch.no_grad()
     def compute_routes(
-        self, windows: list[tuple[Tensor, slice, slice]], on_router: Callable[[], None] | None = None
+        self, windows: Iterable[tuple[Tensor, slice, slice]], on_router: Callable[[], None] | None = None
     ) -> Tensor:
         """The routes of one image, from windows of it that together need not fit through a forward pass.
 
@@ -485,39 +485,45 @@ class UniRainForImageDeraining(UniRainPreTrainedModel):
         of them estimates the same averages. Between blocks a window's features take an eighth of what its forward pass does.
 
         Args:
-            windows (list of `(Tensor, slice, slice)`): Windows `(1, 3, height, width)` of a single image, and the rows
+            windows (iterable of `(Tensor, slice, slice)`): Windows `(1, 3, height, width)` of a single image, and the rows
                 and columns of each that count, the core: the rest is there for what the core's features see beyond it.
+                Cores start and end at multiples of the coarsest routers' stride, `config.size_divisor / 4`.
             on_router (`Callable[[], None]`, *optional*): Called after each of the `config.num_routers` routers.
 
         Returns:
             `Tensor` of shape `(1, num_routers, num_experts)`: To be given to `forward` with every tile.
         """
-        for window, _, _ in windows:
+        states, cores, skips, routes = [], [], [], []
+        for window, rows, columns in windows:
             self._check(window)
-        cores = [(rows, columns, window.shape[2]) for window, rows, columns in windows]
-        routes = []
+            states.append(self.patch_embed(window))
+            cores.append((rows, columns, window.shape[2]))
 
-        def through(level: UniRainLevel, states: list[Tensor]) -> None:
+        def through(level: UniRainLevel) -> None:
             for block in level.blocks:
                 for index, hidden_states in enumerate(states):
                     states[index] = block.mix(hidden_states)
                 weights, _ = block.moe.route(average_of_cores(map(block.moe_norm, states), cores))
-                for index, hidden_states in enumerate(states):
-                    states[index] = hidden_states + block.moe(block.moe_norm(hidden_states), weights)
                 routes.append(weights)
                 if on_router is not None:
                     on_router()
+                if len(routes) == self.config.num_routers:
+                    return  # nobody asks what the last experts make of it
+                for index, hidden_states in enumerate(states):
+                    states[index] = hidden_states + block.moe(block.moe_norm(hidden_states), weights)
 
-        states, skips = [self.patch_embed(window) for window, _, _ in windows], []
         for level, downsample in zip(self.encoder.levels, self.encoder.downsamples, strict=True):
-            through(level, states)
+            through(level)
             skips.append(states)
             states = [downsample(hidden_states) for hidden_states in states]
         for block in self.encoder.latent:
             states = [block(hidden_states) for hidden_states in states]
-        for index, level in enumerate(self.decoder.levels):
-            states = [self.decoder.join(index, *both) for both in zip(states, skips.pop(), strict=True)]
-            through(level, states)
+        for number, level in enumerate(self.decoder.levels):
+            skip = skips.pop()
+            for index, hidden_states in enumerate(states):
+                states[index] = self.decoder.join(number, hidden_states, skip[index])
+                skip[index] = None  # kept no longer than needed: here the features of all windows take most
+            through(level)
         return torch.stack(routes, dim=1)
 
     @torch.no_grad()

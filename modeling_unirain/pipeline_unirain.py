@@ -32,19 +32,22 @@ DEFAULT_OVERLAP = 64
 
 MIN_TILE = 128
 ROUTE_WINDOW = 448
-"""Side of the windows that the routes of a tiled image are found from."""
+"""Side of the windows that the routes of a tiled image are found from; of smaller tiles theirs, down to `LEAST_ROUTE_WINDOW`,
+below which windows would be little more than their margins."""
+
+LEAST_ROUTE_WINDOW = 256
 
 ROUTE_MARGIN = 32
-"""Pixels seen around each of those windows' cores, so that their borders do not count."""
+"""Pixels seen around the cores of those windows, so that the windows' borders do not count."""
 
-ROUTE_PIXELS = 1 << 22
-"""How much of an image its routes are found from: all of one that has no more pixels, of larger ones windows spread evenly."""
+ROUTE_TILES = 8
+"""How many pixels those windows have together, in tiles: what is kept of this many takes what a tile's forward pass takes."""
 
-ROUTE_TILES = 6
-"""The same in tiles: the features that this many keep between blocks, margins included, take what a tile's forward pass takes.
-At least `ROUTE_LEAST`, whatever the tile."""
+ROUTE_PIXELS = 3 << 21
+"""Their pixels at most, since finding the routes should not take longer than deraining: about 4 megapixels of an image."""
 
-ROUTE_LEAST = 1 << 19
+LEAST_ROUTE_PIXELS = 1 << 20
+"""Their pixels at least, if the image has them, whatever the tile: about 0.6 megapixels of an image."""
 
 _OUT_OF_MEMORY = (
     "out of memory",
@@ -141,8 +144,8 @@ class UniRainPipeline(Pipeline):
             two, in twice the time. Lim et al. ("Enhanced Deep Residual Networks for Single Image Super-Resolution",
             2017) average eight ways up; rain falls down, so this is two, each with its own routes.
 
-    Tiles share the routes of the image, found by one pass over it beforehand, or over a sample of 4 megapixels of a larger one; an
-    image that fits into the budget needs none. They agree with the image as a whole to 58 dB and better (two photographs
+    Tiles share the routes of the image, found by one pass over it beforehand, or over a sample of a large one: about 4
+    megapixels, of tiles below 848 pixels six tiles, but at least 0.6 megapixels. An image that fits into the budget needs none. They agree with the image as a whole to 58 dB and better (two photographs
     of 0.9 and 2.6 megapixels, released checkpoint). Networks with channel attention (`mixer_type="attention"`:
     `unirain-base`) also average over each tile: about 48 dB with random weights, so give them the memory for whole images.
     """
@@ -199,8 +202,8 @@ class UniRainPipeline(Pipeline):
         Args:
             images (`list[np.ndarray]`): (height, width, 3); uint8, uint16 or float32 in [0, 1].
             tile, overlap, memory_budget, self_ensemble: See the class.
-            on_progress (`Callable[[int, int], None]`, *optional*): Called with the number of forward passes done and
-                their total after each.
+            on_progress (`Callable[[int, int], None]`, *optional*): Called with the work done and all of it, after each
+                part: in images if they are done as a whole, else in pixels that have gone through the network.
 
         Returns:
             The derained images, of the same type and size, and their routes (images, num_routers, num_experts); with
@@ -287,27 +290,31 @@ class UniRainPipeline(Pipeline):
         divisor = self.model.config.size_divisor
         overlap = min(math.ceil(overlap / divisor), side // divisor // 2) * divisor
         rows, columns = (tile_spans(length, side, overlap, divisor) for length in images[0].shape[:2])
-        total, done = len(images) * (self.model.config.num_routers + len(rows) * len(columns)), 0
+        windows = routing_windows(*images[0].shape[:2], side, divisor)
+        routing_work = sum(_window_pixels(y, x, divisor) for y, x, _, _ in windows) // self.model.config.num_routers
+        tile_work = _window_pixels(rows[0], columns[0], divisor)
+        work = self.model.config.num_routers * routing_work + len(rows) * len(columns) * tile_work
+        done = 0
 
-        def step():
+        def step(pixels: int) -> None:
             nonlocal done
-            done += 1
+            done += pixels
             if on_progress is not None:
-                on_progress(done, total)
+                on_progress(done, len(images) * work)
 
-        results = [
-            self._restore_in_spans(image, rows, columns, self._routes(image, side, step), step) for image in images
-        ]
+        results = []
+        for image in images:
+            routes = self._routes(image, windows, lambda: step(routing_work))
+            results.append(self._restore_in_spans(image, rows, columns, routes, lambda: step(tile_work)))
         return [image for image, _ in results], torch.cat([routes for _, routes in results])
 
-    def _routes(self, image: np.ndarray, side: int, step) -> Tensor:
+    def _routes(self, image: np.ndarray, windows: list[RoutingWindow], step: Callable[[], None]) -> Tensor:
         """The routes of the whole image, which no tile sees."""
-        windows = routing_windows(*image.shape[:2], side, self.model.config.size_divisor)
         return self.model.compute_routes(
-            [
+            (
                 (self._pixel_values([image[y, x]]), core_rows, core_columns)
                 for y, x, core_rows, core_columns in windows
-            ],
+            ),
             step,
         )
 
@@ -394,28 +401,29 @@ def fade(before: np.ndarray, after: np.ndarray, axis: int) -> None:
 def routing_windows(height: int, width: int, side: int, divisor: int) -> list[RoutingWindow]:
     """Windows to find an image's routes from when its tiles have that `side`.
 
-    Their cores make up the image: the margins, where a window's borders show, are left out. Of an image with more pixels than
-    `ROUTE_PIXELS` and `ROUTE_TILES` tiles they are a sample, spread evenly.
+    Their cores make up the image: the margins, where a window's borders show, are left out. Of an image that takes more windows
+    than `ROUTE_TILES`, `ROUTE_PIXELS` and `LEAST_ROUTE_PIXELS` allow, every so many are left out, rows or columns of them.
     """
-    pixels = min(ROUTE_PIXELS, max(ROUTE_LEAST, ROUTE_TILES * side * side))
-    window = min(ROUTE_WINDOW, side)
-    overlap = min(2 * ROUTE_MARGIN, window // divisor // 2 * divisor)
-    if height * width > pixels:
-        sample = spread_windows(height, width, window - overlap, pixels, divisor)
-        seen = [(_with_margins(rows, height), _with_margins(columns, width)) for rows, columns in sample]
-        return [(y, x, core_rows, core_columns) for (y, core_rows), (x, core_columns) in seen]
-    rows, columns = (tile_spans(length, window, overlap, divisor) for length in (height, width))
-    return [
-        (y, x, core_rows, core_columns)
-        for y, core_rows in _with_cores(rows, divisor)
-        for x, core_columns in _with_cores(columns, divisor)
-    ]
+    window = min(ROUTE_WINDOW, max(LEAST_ROUTE_WINDOW, side)) // divisor * divisor
+    overlap = math.ceil(2 * ROUTE_MARGIN / divisor) * divisor
+    rows, columns = (_with_cores(tile_spans(length, window, overlap, divisor), divisor) for length in (height, width))
+    pixels = max(LEAST_ROUTE_PIXELS, min(ROUTE_PIXELS, ROUTE_TILES * side * side))
+    most = max(
+        4, pixels // _window_pixels(rows[0][0], columns[0][0], divisor)
+    )  # four, so that one spot does not decide
+    if len(rows) * len(columns) > most:
+        down = max(1, min(round(len(rows) * math.sqrt(most / (len(rows) * len(columns)))), most))
+        rows, columns = _evenly(rows, down), _evenly(columns, min(len(columns), most // down))
+    return [(y, x, core_rows, core_columns) for y, core_rows in rows for x, core_columns in columns]
 
 
-def _with_margins(core: slice, length: int) -> tuple[slice, slice]:
-    """A span that sees `ROUTE_MARGIN` pixels beyond a core where the image goes on, and where the core lies in it."""
-    span = slice(max(core.start - ROUTE_MARGIN, 0), min(core.stop + ROUTE_MARGIN, length))
-    return span, slice(core.start - span.start, core.stop - span.start)
+def _window_pixels(rows: slice, columns: slice, divisor: int) -> int:
+    return padded_pixels(rows.stop - rows.start, columns.stop - columns.start, divisor)
+
+
+def _evenly(spans: list, count: int) -> list:
+    """`count` of them, spread evenly; a single one from the middle."""
+    return [spans[(2 * index + 1) * len(spans) // (2 * count)] for index in range(count)]
 
 
 def _with_cores(spans: list[slice], divisor: int) -> list[tuple[slice, slice]]:
@@ -433,27 +441,6 @@ def _with_cores(spans: list[slice], divisor: int) -> list[tuple[slice, slice]]:
         (span, slice(start - span.start, stop - span.start))
         for span, start, stop in zip(spans, bounds[:-1], bounds[1:], strict=True)
     ]
-
-
-def spread_windows(height: int, width: int, window: int, pixels: int, divisor: int) -> list[tuple[slice, slice]]:
-    """Windows of one size, spread evenly over an image, with no more than `pixels` in all.
-
-    They cover the image where that is enough. At least four, so that one spot does not decide.
-    """
-    rows, columns = min(window, height), min(window, width)
-    most = max(4, pixels // padded_pixels(rows, columns, divisor))
-    down, across = math.ceil(height / rows), math.ceil(width / columns)
-    if down * across > most:
-        scale = math.sqrt(most / (down * across))
-        down = max(1, min(round(down * scale), most))
-        across = min(across, most // down)
-    return [(y, x) for y in _spread(height, rows, down) for x in _spread(width, columns, across)]
-
-
-def _spread(length: int, window: int, count: int) -> list[slice]:
-    """`count` windows from end to end; a single one in the middle."""
-    starts = np.linspace(0, length - window, count) if count > 1 else [(length - window) / 2]
-    return [slice(int(start), int(start) + window) for start in starts]
 
 
 def _by_size(images: list[np.ndarray]) -> list[list[int]]:

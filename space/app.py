@@ -131,11 +131,11 @@ class Demo:
         return Restored(picture, after, target, routes, time.perf_counter() - started)
 
     def watch(self, request: gr.Request, progress: gr.Progress, text: str) -> Callable[[int, int], None]:
-        """Called after every tile: moves the progress bar, and stops the work of a visitor who pressed Cancel."""
+        """Called after every part of the work: moves the progress bar, and stops the work of a visitor who pressed Cancel."""
         self.cancelled.discard(request.session_hash)
 
         def on_progress(done: int, total: int) -> None:
-            progress((done, total), desc=text, unit="tiles")
+            progress(done / total, desc=text)
             if request.session_hash in self.cancelled:
                 raise Cancelled
 

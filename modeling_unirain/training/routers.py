@@ -34,7 +34,7 @@ def spread_routers(model: UniRainForImageDeraining, images: Tensor, deviation: f
     generator = torch.Generator().manual_seed(seed)
     pooled: list[list[Tensor]] = [[] for _ in moes]
 
-    # Hooks see a block's features where they are; running block by block would need the network's inside.
+    # Hooks see what routers are asked; running block by block would need the network's inside.
     def keep_in(seen: list[Tensor]):
         return lambda router, inputs, _: seen.append(inputs[0])
 
