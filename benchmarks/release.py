@@ -3,7 +3,7 @@
     python benchmarks/release.py runs/unirain/export --data data/test rendered
 
 `rendered` is what `benchmarks/rendered_sets.py` writes. With `--blend BEFORE SHARE`, the weights are SHARE of the export's and
-the rest of those of BEFORE, a checkpoint that the run started from (model soups, Wortsman et al., ICML 2022).
+the rest of those of BEFORE, the checkpoint of a run before it (model soups, Wortsman et al., ICML 2022).
 Stores the weights in float16, measures what is then bundled on the test sets, and writes the figures into the card and
 into the README; the full report, with its sheets, is written beside the export. Run `benchmarks/sound_pairs.py` afterwards: two
 judges of the distillation ask the bundled weights where they see rain.
@@ -97,7 +97,7 @@ def main() -> None:
     if before:
         card.text = card.text.replace(
             EXPORTED,
-            f"{share:g} of the weights are this run's last averages (EMA), {1 - share:g} those it started from.",
+            f"{share:g} of the weights are this run's last averages (EMA), {1 - share:g} those of a run before it.",
         )
     card.text = card.text.replace(
         "\n## Training data\n",

@@ -20,17 +20,17 @@ SCALE_EXPONENT = 0.7
 # Shares of the styles among streak images. Each is modelled on what it is named after (PSNR of the input in RGB, dB, from faint to heavy).
 STREAK_STYLES = {
     # name: (share, (PSNR at severity 0+, PSNR at severity 1))
-    "sharp": (0.22, (36.0, 19.0)),  # Rain100L, Yang et al., CVPR 2017: one direction, sharp, additive; mean input 25.5
-    "storm": (0.30, (19.0, 8.5)),  # Rain100H, same: several directions of strong line streaks; mean input 12.1
-    "photoshop": (0.17, (31.0, 13.0)),  # Rain800, Zhang et al., ID-CGAN: blurred noise, screened; mean input 21.2
+    "sharp": (0.21, (36.0, 19.0)),  # Rain100L, Yang et al., CVPR 2017: one direction, sharp, additive; mean input 25.5
+    "storm": (0.36, (19.0, 8.5)),  # Rain100H, same: several directions of strong line streaks; mean input 12.1
+    "photoshop": (0.13, (31.0, 13.0)),  # Rain800, Zhang et al., ID-CGAN: blurred noise, screened; mean input 21.2
     "driving": (0.05, (38.0, 21.0)),  # NiteDR, Shi et al.: thin, long, faint; mean input 26 to 29
-    "physical": (0.08, (36.0, 16.0)),  # particles at several depths with Marshall-Palmer sizes, and haze
-    "rods": (0.04, (34.0, 18.0)),  # CARLARain: short opaque rods of one width; mean input 24 to 28
+    "physical": (0.07, (36.0, 16.0)),  # particles at several depths with Marshall-Palmer sizes, and haze
+    "rods": (0.03, (34.0, 18.0)),  # CARLARain: short opaque rods of one width; mean input 24 to 28
     "fog": (
-        0.09,
+        0.06,
         (38.0, 22.0),
     ),  # Outdoor-Rain, Li et al., CVPR 2019; RainCityscapes, Hu et al., CVPR 2019: streaks in thick airlight
-    "wild": (0.10, (34.0, 11.0)),  # any mixture, for rain that no one foresaw
+    "wild": (0.09, (34.0, 11.0)),  # any mixture, for rain that no one foresaw
 }
 LAYER_FILE_SHARE = 0.15
 """How often one layer comes from `streak_layers`, when there are any."""
