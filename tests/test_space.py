@@ -461,7 +461,7 @@ def test_cancel_stops_the_work_and_leaves_no_result(checkpoint, photograph, tmp_
 
     with pytest.raises(app["Cancelled"]):
         demo.restore(photograph, demo.watch(visitor, progress, "working"))
-    assert seen == [(1, 1)] and not list((tmp_path / "cache").rglob("*.png"))
+    assert seen == [1] and not list((tmp_path / "cache").rglob("*.png"))
     assert demo.restore(photograph, demo.watch(visitor, lambda step, **words: None, "again")).file.is_file()
 
 
