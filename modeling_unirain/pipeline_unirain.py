@@ -40,8 +40,9 @@ LEAST_ROUTE_WINDOW = 256
 ROUTE_MARGIN = 32
 """Pixels seen around the cores of those windows, so that the windows' borders do not count."""
 
-ROUTE_TILES = 8
-"""How many pixels those windows have together, in tiles: what is kept of this many takes what a tile's forward pass takes."""
+ROUTE_TILES = 6
+"""How many pixels those windows have together, in tiles: an eighth of a forward pass is kept of each, which with a window's own
+pass takes what a tile's does."""
 
 ROUTE_PIXELS = 3 << 21
 """Their pixels at most, since finding the routes should not take longer than deraining: about 4 megapixels of an image."""
@@ -144,8 +145,8 @@ class UniRainPipeline(Pipeline):
             two, in twice the time. Lim et al. ("Enhanced Deep Residual Networks for Single Image Super-Resolution",
             2017) average eight ways up; rain falls down, so this is two, each with its own routes.
 
-    Tiles share the routes of the image, found by one pass over it beforehand, or over a sample of a large one: about 4
-    megapixels, of tiles below 848 pixels six tiles, but at least 0.6 megapixels. An image that fits into the budget needs none.
+    Tiles share the routes of the image, found by one pass over it beforehand, or over a sample of a large one: of
+    what six tiles hold, 3 megapixels with the default budget, at least 0.6 and at most 4 megapixels. An image that fits into the budget needs none.
     Tiles agree with the image as a whole to 56 dB and better (nine photographs of 0.95 to 2.7 megapixels, released
     checkpoint). Networks with channel attention (`mixer_type="attention"`: `unirain-base`) also average over each tile:
     about 48 dB with random weights, so give them the memory for whole images.
