@@ -130,15 +130,16 @@ DEFECTS = {
 }  # fmt: skip
 
 
-OVERLOOKED = {"rain left": 1, "noisy": 1}
-"""What the judges are known to overlook, of six; noise under a storm of 14 dB."""
+OVERLOOKED = {"rain left": {2}, "noisy": {5}}
+"""The scenes in which the judges are known to overlook a defect. The noise is under a storm of 14 dB, and the judges fitted before
+the renderer drew more storms rejected it."""
 
 
 @pytest.mark.parametrize("defect", DEFECTS)
 def test_planted_defects_are_rejected_and_the_reason_is_a_sentence(judges, defect):
     cases = [[np.ascontiguousarray(image) for image in DEFECTS[defect](*rendered(seed))] for seed in range(6)]
     ballots = [judges(*case) for case in cases]
-    assert sum(kept(votes) for votes in ballots) <= OVERLOOKED.get(defect, 0)
+    assert {seed for seed, votes in enumerate(ballots) if kept(votes)} <= OVERLOOKED.get(defect, set())
     objections = [vote for vote in ballots[0] if vote.decision is False]
     assert objections and all(vote.reason and "like sound pairs" not in vote.reason for vote in objections)
 
