@@ -164,6 +164,9 @@ class TestContract:
             ({"image": np.zeros((64, 64, 3), np.int32)}, "int32"),
             ({"image": [[0]]}, "list"),
             ({"streak_layers": [np.zeros((20, 20, 3), np.uint8)]}, "grey"),
+            ({"styles": {"sharp": 1, "hail": 1}}, "'hail'.*sharp, storm"),
+            ({"styles": {"sharp": -1, "storm": 2}}, "not all 0"),
+            ({"styles": {"sharp": 0}}, "not all 0"),
         ],
     )
     def test_bad_input_is_one_clear_sentence(self, changes, words):
@@ -180,6 +183,13 @@ class TestWhatIsDrawn:
         assert first == second
         with pytest.raises(dataclasses.FrozenInstanceError):
             first.severity = 1.0
+
+    def test_only_the_styles_asked_for_are_drawn_in_their_shares(self):
+        drawn = [
+            render_rain(photograph(), "NRS", seed, styles={"rods": 3, "fog": 1}).parameters.style for seed in range(60)
+        ]
+        assert set(drawn) == {"rods", "fog"}
+        assert 35 <= drawn.count("rods") <= 55
 
     def test_types_hold_what_their_name_says(self):
         for seed in range(40):

@@ -10,7 +10,8 @@ and its blend with the background is by the share of the exposure the drop took 
 streaks instead; all of these are drawn, since a network has to meet each of them.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,12 +19,19 @@ import numpy as np
 from modeling_unirain.rain import night
 from modeling_unirain.rain.drops import add_drops
 from modeling_unirain.rain.filters import gaussian_blur, jpeg, luminance, smooth_noise
-from modeling_unirain.rain.parameters import RainParameters, StreakLayer, Veil, draw_parameters, scale_of
+from modeling_unirain.rain.parameters import (
+    STREAK_STYLES,
+    RainParameters,
+    StreakLayer,
+    Veil,
+    draw_parameters,
+    scale_of,
+)
 from modeling_unirain.rain.streaks import draw_layer
 from modeling_unirain.types import RainType
 
 
-__all__ = ["RainParameters", "RenderedRain", "apply_rain", "draw_parameters", "render_rain"]
+__all__ = ["RainParameters", "RenderedRain", "apply_rain", "check_styles", "draw_parameters", "render_rain"]
 
 MIN_SIDE = 8
 
@@ -50,6 +58,7 @@ def render_rain(
     darken: bool | None = None,
     scale: float | None = None,
     context: np.ndarray | None = None,
+    styles: Mapping[str, float] | None = None,
 ) -> RenderedRain:
     """Renders rain over a clean photograph.
 
@@ -64,6 +73,8 @@ def render_rain(
             `image` is a crop: one dark or bright corner does not tell day from night.
         scale (`float`, *optional*): size of streaks and drops; by default it grows with the image. Pass 1 for crops.
         context (`np.ndarray`, *optional*): the whole photograph that `image` is a crop of, at any (small) size: it is what drops refract.
+        styles (`Mapping[str, float]`, *optional*): shares of the streak styles to draw from, of those in `STREAK_STYLES`, in any
+            proportion; by default its own.
 
     Returns:
         `RenderedRain`
@@ -81,10 +92,11 @@ def render_rain(
     if scale is not None and not 0 < scale <= 100:
         raise ValueError(f"scale must be positive and at most 100, not {scale}.")
     context = None if context is None else _checked(context, "context")
+    check_styles(styles or {})
     rng = np.random.default_rng(seed)
     files = [_checked_layer(layer) for layer in streak_layers or ()]
     scale = scale_of(*image.shape[:2]) if scale is None else scale
-    parameters = draw_parameters(rain_type, rng, severity, scale, len(files))
+    parameters = draw_parameters(rain_type, rng, severity, scale, len(files), styles)
     if darken is None:
         darken = not night.is_night(image if context is None else context)
     return apply_rain(image, parameters, rng, streak_layers=files, darken=darken, context=context)
@@ -120,6 +132,15 @@ def apply_rain(
     for drops in parameters.drops:
         rainy = add_drops(rainy, scene, drops, parameters.scale, parameters.night is not None, rng)
     return RenderedRain(_captured(rainy, parameters, rng), clean, parameters)
+
+
+def check_styles(styles: Mapping[str, float]) -> None:
+    """Raises ValueError unless `styles` are shares of known streak styles; none at all means the renderer's own."""
+    unknown = sorted(set(styles) - set(STREAK_STYLES))
+    if unknown:
+        raise ValueError(f"There is no streak style {unknown[0]!r}; there are {', '.join(STREAK_STYLES)}.")
+    if styles and not (min(styles.values()) >= 0 and 0 < sum(styles.values()) < math.inf):
+        raise ValueError(f"Shares of streak styles must be at least 0 and not all 0, got {dict(styles)}.")
 
 
 def _checked(image: np.ndarray, name: str) -> np.ndarray:

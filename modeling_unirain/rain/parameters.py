@@ -5,6 +5,7 @@ Lengths are pixels of a photograph whose shorter side is `REFERENCE_SIDE`; `Rain
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,20 +18,21 @@ REFERENCE_SIDE = 512
 SCALE_EXPONENT = 0.7
 """Below 1 because large photographs also come from wider fields of view and shorter exposures, not only from denser sensors."""
 
-# Shares of the styles among streak images. Each is modelled on what it is named after (PSNR of the input in RGB, dB, from faint to heavy).
+# Shares of the styles among streak images, unless a caller has its own. Each is modelled on what it is named after (PSNR of the input in
+# RGB, dB, from faint to heavy).
 STREAK_STYLES = {
     # name: (share, (PSNR at severity 0+, PSNR at severity 1))
-    "sharp": (0.21, (36.0, 19.0)),  # Rain100L, Yang et al., CVPR 2017: one direction, sharp, additive; mean input 25.5
-    "storm": (0.36, (19.0, 8.5)),  # Rain100H, same: several directions of strong line streaks; mean input 12.1
-    "photoshop": (0.13, (31.0, 13.0)),  # Rain800, Zhang et al., ID-CGAN: blurred noise, screened; mean input 21.2
+    "sharp": (0.22, (36.0, 19.0)),  # Rain100L, Yang et al., CVPR 2017: one direction, sharp, additive; mean input 25.5
+    "storm": (0.30, (19.0, 8.5)),  # Rain100H, same: several directions of strong line streaks; mean input 12.1
+    "photoshop": (0.17, (31.0, 13.0)),  # Rain800, Zhang et al., ID-CGAN: blurred noise, screened; mean input 21.2
     "driving": (0.05, (38.0, 21.0)),  # NiteDR, Shi et al.: thin, long, faint; mean input 26 to 29
-    "physical": (0.07, (36.0, 16.0)),  # particles at several depths with Marshall-Palmer sizes, and haze
-    "rods": (0.03, (34.0, 18.0)),  # CARLARain: short opaque rods of one width; mean input 24 to 28
+    "physical": (0.08, (36.0, 16.0)),  # particles at several depths with Marshall-Palmer sizes, and haze
+    "rods": (0.04, (34.0, 18.0)),  # CARLARain: short opaque rods of one width; mean input 24 to 28
     "fog": (
-        0.06,
+        0.09,
         (38.0, 22.0),
     ),  # Outdoor-Rain, Li et al., CVPR 2019; RainCityscapes, Hu et al., CVPR 2019: streaks in thick airlight
-    "wild": (0.09, (34.0, 11.0)),  # any mixture, for rain that no one foresaw
+    "wild": (0.10, (34.0, 11.0)),  # any mixture, for rain that no one foresaw
 }
 LAYER_FILE_SHARE = 0.15
 """How often one layer comes from `streak_layers`, when there are any."""
@@ -158,14 +160,20 @@ def draw_parameters(
     severity: float | None = None,
     scale: float = 1.0,
     num_files: int = 0,
+    styles: Mapping[str, float] | None = None,
 ) -> RainParameters:
-    """Draws the rain of one image. `severity` in [0, 1] (None draws it); `num_files` given streak layers may be used."""
+    """Draws the rain of one image.
+
+    `severity` in [0, 1] (None draws it); `num_files` given streak layers may be used; `styles` are shares of streak styles, by default
+    those of `STREAK_STYLES`.
+    """
+    styles = styles or {name: share for name, (share, _) in STREAK_STYLES.items()}
     near_clean, drawn = rng.random() < NEAR_CLEAN_SHARE, rng.random()
     if severity is None:
         severity = 0.04 * drawn if near_clean else drawn
     night = rain_type in (RainType.NRS, RainType.NRD)
     streaks = rain_type in (RainType.DRS, RainType.NRS)
-    style = _choose(rng, {name: share for name, (share, _) in STREAK_STYLES.items()}) if streaks else "drops"
+    style = _choose(rng, styles) if streaks else "drops"
     contrast, brightness, noise, blur, quality = _draw_capture(rng, style)
     layers = _draw_layers(rng, style, severity, night, num_files) if streaks else ()
     drops = () if streaks else _draw_drops(rng, severity)
@@ -191,7 +199,7 @@ def draw_parameters(
     )
 
 
-def _choose(rng: np.random.Generator, shares: dict[str, float]) -> str:
+def _choose(rng: np.random.Generator, shares: Mapping[str, float]) -> str:
     weights = np.array(list(shares.values()))
     return list(shares)[int(np.searchsorted(np.cumsum(weights), rng.random() * weights.sum(), side="right"))]
 

@@ -200,6 +200,7 @@ class CleanPhotographs:
             darken=photographs is self.day,
             context=_thumbnail(pixels),
             streak_layers=[self.store.read(layer)[..., 1] for layer in layers],
+            styles=self.source.styles,
         )
         return Sample(rendered.rainy, rendered.clean, self.store.name(photograph))
 
@@ -239,7 +240,7 @@ def _find_pairs(source: PairedSource, types: list[str], store: PictureStore) -> 
     if not there:
         raise DataError(f"{source.root} holds no pairs; expected <type>/<name>/input and <type>/<name>/target in it.")
     names = _select_types(there, source.types, types, str(source.root))
-    found, left_out = {}, set(source.leave_out)
+    found, unused = {}, set(source.leave_out)
     for name in names:
         files = [
             pair
@@ -249,17 +250,18 @@ def _find_pairs(source: PairedSource, types: list[str], store: PictureStore) -> 
         ]
         kept = []
         for rainy, clean in files:
-            label = (rainy.parents[1].relative_to(source.root) / rainy.stem).as_posix()
-            if label in left_out:
-                left_out.remove(label)
-            else:
+            folder = rainy.parents[1].relative_to(source.root)
+            labels = {folder.as_posix(), (folder / rainy.stem).as_posix()}
+            unused -= labels
+            if labels.isdisjoint(source.leave_out):
                 kept.append((store.add(rainy), store.add(clean)))
         if not kept:
             raise DataError(f"leave_out leaves no pair of {source.root / name}.")
         found[name] = kept
-    if left_out:
+    if unused:
         raise DataError(
-            f"There is no pair {min(left_out)!r} to leave out below {source.root}: a pair is named <TYPE>/<NAME>/<stem>."
+            f"There is no pair {min(unused)!r} to leave out below {source.root}: a pair is named <TYPE>/<NAME>/<stem>, "
+            "a whole set <TYPE>/<NAME>."
         )
     return found
 

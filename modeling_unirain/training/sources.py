@@ -5,6 +5,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import get_args
 
+from ..rain import check_styles
 from ..types import RainType
 from .pictures import DataError
 
@@ -23,7 +24,8 @@ class PairedSource:
     types: list[str] | None = None
     """Read only these type folders. Default: all there are, and each must be a type of the recipe."""
     leave_out: list[str] = field(default_factory=list)
-    """Pairs not to be read, as `<TYPE>/<NAME>/<file name without its suffix>`: scenes of a test set, say."""
+    """Pairs not to be read, as `<TYPE>/<NAME>/<file name without its suffix>`, or whole sets, as `<TYPE>/<NAME>`: scenes of a
+    test set, say, or what another source reads with a weight of its own."""
     transferred: float = 0.0
     """Probability that a pair's rain is laid over the target of another pair of its type (`training.transfer`). In training only."""
 
@@ -81,6 +83,8 @@ class CleanSource:
     """Probability that a night sample is a darkened day photograph; without night photographs every one is."""
     min_scale: float = 1.0
     """Before cropping, a photograph is reduced by a factor drawn from [min_scale, 1], averaging over areas."""
+    styles: dict[str, float] = field(default_factory=dict)
+    """Shares of the streak styles, of those in `modeling_unirain.rain.parameters.STREAK_STYLES`. Default: the renderer's."""
     rainless: float = 0.0
     """Probability that a photograph is left without rain, for the network to learn to leave it alone (not in the paper); beside
     the few that the renderer gives hardly any. In training only."""
@@ -94,6 +98,7 @@ class CleanSource:
             raise DataError("A clean source needs folders of photographs under day, night or both.")
         _check_probability("darkened", self.darkened)
         _check_probability("rainless", self.rainless)
+        _check_styles(self.styles)
         if not 0 < self.min_scale <= 1:
             raise DataError(f"min_scale must lie in (0, 1], got {self.min_scale}.")
         for name in self.types or []:
@@ -162,6 +167,15 @@ def _check_source(source: Source) -> None:
 def _check_probability(name: str, value: float) -> None:
     if not 0 <= value <= 1:
         raise DataError(f"{name} is a probability between 0 and 1, got {value}.")
+
+
+def _check_styles(styles: dict[str, float]) -> None:
+    if not isinstance(styles, dict) or not all(_is_a(share, float) for share in styles.values()):
+        raise DataError(f"styles must map streak styles to numbers, got {styles!r}.")
+    try:
+        check_styles(styles)
+    except ValueError as error:
+        raise DataError(str(error)) from None
 
 
 def check_types(types: list[str]) -> None:

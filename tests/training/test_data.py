@@ -181,6 +181,14 @@ def test_pairs_can_be_left_out_by_name(tmp_path):
         RainDataset(config(PairedSource(tmp_path, leave_out=[f"DRS/set/{number}" for number in range(3)])))
 
 
+def test_whole_sets_can_be_left_out(tmp_path):
+    for name in ("set", "settled"):
+        write_pairs(tmp_path, "DRS", 3, name=name)
+    dataset = RainDataset(config(PairedSource(tmp_path, leave_out=["DRS/set", "DRS/settled/0"])))
+    read = {Path(dataset[index]["name"]).relative_to(tmp_path).parts[1] for index in range(8)}
+    assert read == {"settled"}
+
+
 # ---- Dealing
 
 
@@ -379,6 +387,15 @@ def test_photographs_are_left_without_rain_as_often_as_asked(photographs):
     assert not any(torch.equal(s["pixel_values"], s["labels"]) for s in (validation[n] for n in range(6)))
 
 
+def test_styles_of_a_source_are_those_rendered(photographs):
+    def error(style):
+        source = CleanSource(day=[photographs / "day"], types=["DRS"], styles={style: 1})
+        samples = read_all(RainDataset(config(source, types=["DRS"], samples_per_epoch=20, patch_size=32)))
+        return np.mean([(s["pixel_values"] - s["labels"]).square().mean() for s in samples])
+
+    assert error("storm") > 4 * error("driving")
+
+
 def test_day_photograph_is_the_target_of_day_rain(photographs):
     source = CleanSource(day=[photographs / "day"])
     sample = RainDataset(config(source, patch_size=24, rotate=False))[0]
@@ -575,6 +592,12 @@ def test_corpora_that_cannot_be_used(tmp_path):
         ({"sources": [{"kind": "paired", "root": "."}], "rotate": 1}, "'rotate' in data must be true or false"),
         ({"sources": [{"kind": "clean", "day": ".", "darkened": -1}]}, "darkened"),
         ({"sources": [{"kind": "clean", "day": ".", "rainless": 1.5}]}, "rainless"),
+        (
+            {"sources": [{"kind": "clean", "day": ".", "styles": ["storm"]}]},
+            "styles must map streak styles to numbers",
+        ),
+        ({"sources": [{"kind": "clean", "day": ".", "styles": {"storm": "1"}}]}, "styles must map"),
+        ({"sources": [{"kind": "clean", "day": ".", "styles": {"hail": 1}}]}, "no streak style 'hail'"),
     ],
 )
 def test_recipe_mistakes_are_named(values, message):
