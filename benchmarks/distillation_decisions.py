@@ -17,12 +17,16 @@ from modeling_unirain.distillation.protocols import JudgeCase, RetrievedReferenc
 from modeling_unirain.images import read_rgb
 
 
+SHARD_SIZE = 64
+"""Small, so that `distill_dataset.py --shard_size 64` under torchrun, with the same folders beforehand, divides the work evenly."""
+
+
 def decisions(data: Path, work_dir: Path, pairs: int) -> None:
     """Distil the planted candidates and print every table about what was decided."""
     candidates = work_dir / "candidates"
     build_candidates(data, candidates, pairs)
     arguments = DistillationArguments(
-        [str(candidates)], [str(data / "real")], work_dir / "run", work_dir / "distilled"
+        [str(candidates)], [str(data / "real")], work_dir / "run", work_dir / "distilled", shard_size=SHARD_SIZE
     )
     Distillation(arguments, build_backends(BackendArguments(preset="local"))).run()
     rows = decided(work_dir)

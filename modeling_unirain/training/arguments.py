@@ -12,6 +12,8 @@ from typing import Any, Literal
 import yaml
 from transformers import HfArgumentParser
 
+from .losses import Loss
+
 
 RECIPES = resources.files("modeling_unirain.training") / "recipes"
 NESTED_KEYS = {"data": dict, "validation": dict, "phases": list, "model_overrides": dict}
@@ -82,6 +84,13 @@ class TrainingArguments:
     learning_rate: float = field(default=2e-4, metadata={"help": "Peak of the cosine."})
     min_learning_rate: float = field(default=1e-6, metadata={"help": "End of the cosine."})
     warmup_steps: int = field(default=500, metadata={"help": "Linear warm-up (not in the paper)."})
+    loss: Loss = field(
+        default="l1",
+        metadata={
+            "help": "Of every sample: l1 (the paper's) or psnr, its logarithmic mean square. The objective's weights follow "
+            "the L1 of the validation pictures either way."
+        },
+    )
     weight_decay: float = field(default=1e-4, metadata={"help": "Of AdamW, on weights only (Restormer's value)."})
     adam_beta1: float = field(default=0.9, metadata={"help": "Of AdamW."})
     adam_beta2: float = field(default=0.999, metadata={"help": "Of AdamW."})

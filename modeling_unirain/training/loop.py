@@ -43,6 +43,7 @@ from .arguments import Arguments, ModelArguments, TrainingArguments
 from .averaging import AveragedWeights
 from .checkpoints import Checkpoints, write_json
 from .data import DataError, RainDataset
+from .losses import sample_losses
 from .objective import MultiObjectiveReweighting, ObjectiveOutput
 from .routers import spread_routers
 from .run_log import RunLog, check_trackers
@@ -434,13 +435,13 @@ class Trainer:
         return orders
 
     def _loss(self, batch: dict[str, Any]) -> tuple[Tensor, ObjectiveOutput]:
-        """The loss to descend: the objective over every sample's L1, and the routers' balance."""
+        """The loss to descend: the objective over every sample's own, and the routers' balance."""
         rainy, clean = batch["pixel_values"], batch["labels"]
         if self.options.channels_last:
             rainy = rainy.contiguous(memory_format=torch.channels_last)
         coefficient = self.options.router_balance_coef
         output = self.model(rainy, output_routes=coefficient > 0)
-        per_sample = (output.reconstruction.float() - clean).abs().mean(dim=(1, 2, 3))
+        per_sample = sample_losses(output.reconstruction, clean, self.options.loss)
         weighed = self.objective(per_sample, batch["rain_type"])
         batch["finite"] = per_sample.detach().isfinite()
         if coefficient > 0:

@@ -271,7 +271,7 @@ class MultiObjectiveReweighting(nn.Module):
         number of processes, so that the average DDP takes over the ranks is exactly the gradient of the global loss.
 
         Args:
-            per_sample_losses (`Tensor` of shape `(batch,)`): L1 of each sample.
+            per_sample_losses (`Tensor` of shape `(batch,)`): `losses.sample_losses`, in the paper L1.
             type_ids (integer `Tensor` of shape `(batch,)`): index into `types`.
         """
         if per_sample_losses.ndim != 1 or per_sample_losses.shape != type_ids.shape:

@@ -116,6 +116,15 @@ def test_bf16_trains(tmp_path):
     assert all(torch.tensor(list(losses(tmp_path / "run").values())).isfinite())
 
 
+def test_the_loss_asked_for_is_trained_on(tmp_path):
+    runs = {}
+    for loss in ("l1", "psnr"):
+        main(tiny_arguments(tmp_path / loss, "--loss", loss, max_steps=3))
+        runs[loss] = list(losses(tmp_path / loss / "run").values())
+    assert runs["l1"] != runs["psnr"]
+    assert all(torch.tensor(runs["psnr"]).isfinite())
+
+
 def test_tensorboard_gets_losses_pictures_and_curves(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
