@@ -130,9 +130,8 @@ DEFECTS = {
 }  # fmt: skip
 
 
-OVERLOOKED = {"rain left": {2}, "noisy": {5}}
-"""The scenes in which the judges are known to overlook a defect. The noise is under a storm of 14 dB, and the judges fitted before
-the renderer drew more storms rejected it."""
+OVERLOOKED = {"rain left": {5}}
+"""The scenes in which the judges are known to overlook a defect."""
 
 
 @pytest.mark.parametrize("defect", DEFECTS)
