@@ -240,7 +240,8 @@ def _find_pairs(source: PairedSource, types: list[str], store: PictureStore) -> 
     if not there:
         raise DataError(f"{source.root} holds no pairs; expected <type>/<name>/input and <type>/<name>/target in it.")
     names = _select_types(there, source.types, types, str(source.root))
-    found, unused = {}, set(source.leave_out)
+    left_out = set(source.leave_out)
+    found, unused = {}, set(left_out)
     for name in names:
         files = [
             pair
@@ -253,7 +254,7 @@ def _find_pairs(source: PairedSource, types: list[str], store: PictureStore) -> 
             folder = rainy.parents[1].relative_to(source.root)
             labels = {folder.as_posix(), (folder / rainy.stem).as_posix()}
             unused -= labels
-            if labels.isdisjoint(source.leave_out):
+            if labels.isdisjoint(left_out):
                 kept.append((store.add(rainy), store.add(clean)))
         if not kept:
             raise DataError(f"leave_out leaves no pair of {source.root / name}.")
