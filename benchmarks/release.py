@@ -2,8 +2,8 @@
 
     python benchmarks/release.py runs/unirain/export --data data/test rendered
 
-`rendered` is what `benchmarks/rendered_sets.py` writes. With `--blend BEFORE SHARE`, the weights are SHARE of the export's and
-the rest of those of BEFORE, the checkpoint of a run before it (model soups, Wortsman et al., ICML 2022).
+`rendered` is what `benchmarks/rendered_sets.py` writes. With `--blend OTHER SHARE`, the weights are SHARE of the export's and
+the rest of those of OTHER, another run's checkpoint (model soups, Wortsman et al., ICML 2022).
 Stores the weights in float16, measures what is then bundled on the test sets, and writes the figures into the card and
 into the README; the full report, with its sheets, is written beside the export. Run `benchmarks/sound_pairs.py` afterwards: two
 judges of the distillation ask the bundled weights where they see rain.
@@ -41,14 +41,14 @@ EXPORTED = "The averaged weights (EMA) of the best validation round are exported
 README_MARKS = re.compile(r"(<!-- results -->\n).*?(<!-- /results -->)", re.DOTALL)
 
 
-def bundle(export: Path, folder: Path, before: Path | None, share: float) -> None:
+def bundle(export: Path, folder: Path, other: Path | None, share: float) -> None:
     """Copy an export without its code, blend it, and halve its weights; they still load as float32."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in KEPT:
         shutil.copyfile(export / name, folder / name)
     weights = load_file(export / "model.safetensors")
-    if before:
-        others = load_file(before / "model.safetensors")
+    if other:
+        others = load_file(other / "model.safetensors")
         weights = {name: torch.lerp(others[name].float(), weight.float(), share) for name, weight in weights.items()}
     weights = {name: weight.to(torch.float16) for name, weight in weights.items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
@@ -79,13 +79,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("export", type=Path)
     parser.add_argument("--data", nargs="+", required=True, help="folders of test sets, TYPE/NAME/{input,target}")
-    parser.add_argument(
-        "--blend", nargs=2, metavar=("BEFORE", "SHARE"), help="another export, and the share of EXPORT"
-    )
+    parser.add_argument("--blend", nargs=2, metavar=("OTHER", "SHARE"), help="another export, and the share of EXPORT")
     arguments = parser.parse_args()
 
-    before, share = (Path(arguments.blend[0]), float(arguments.blend[1])) if arguments.blend else (None, 1.0)
-    bundle(arguments.export, BUNDLED, before, share)
+    other, share = (Path(arguments.blend[0]), float(arguments.blend[1])) if arguments.blend else (None, 1.0)
+    bundle(arguments.export, BUNDLED, other, share)
     pairs = [pair for folder in arguments.data for pair in find_pairs(folder)]
     report = evaluate(load_derainer(BUNDLED), pairs, arguments.export.parent / "report", overwrite=True)
     results = table(report)
@@ -94,10 +92,10 @@ def main() -> None:
     # The run's own name and validation make room for the checkpoint's.
     card.text = re.sub(r"\A\s*# .*", "\n# unirain", card.text)
     card.text = re.sub(r"\n## (Results|Test sets)\n.*?(?=\n## )", "", card.text, flags=re.DOTALL)
-    if before:
+    if other:
         card.text = card.text.replace(
             EXPORTED,
-            f"{share:g} of the weights are this run's last averages (EMA), {1 - share:g} those of a run before it.",
+            f"{share:g} of the weights are this run's averages (EMA), {1 - share:g} those of another run.",
         )
     card.text = card.text.replace(
         "\n## Training data\n",

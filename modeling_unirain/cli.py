@@ -373,28 +373,26 @@ def claim(folder: Path, derainer: Derainer, self_ensemble: bool, overwrite: bool
 
     The record is written when either changes and before any picture is: after a kill, what is older is still to do.
     """
-    record, weights = folder / RUN_RECORD, weights_digest(derainer)
+    record = folder / RUN_RECORD
+    made = {"weights": weights_digest(derainer), "self_ensemble": self_ensemble}
     try:
-        noted = json.loads(record.read_text(encoding="utf-8"))
-        theirs, name, replaces = noted["weights"], noted["checkpoint"], noted["replaces"]
-        ensembled = noted.get("self_ensemble", False)  # records of older versions have none
+        noted = {"self_ensemble": False} | json.loads(record.read_text(encoding="utf-8"))  # older versions note none
+        theirs = {key: noted[key] for key in made}
+        name, replaces = noted["checkpoint"], noted["replaces"]
     except FileNotFoundError:
-        theirs, ensembled = None, self_ensemble
+        theirs = None
     except (ValueError, KeyError, TypeError) as error:
         raise ImageError(f"{record} is damaged: delete it, or choose another --output.") from error
-    same = theirs == weights and ensembled == self_ensemble
-    if not same and theirs is not None and not overwrite:
+    if theirs not in (None, made) and not overwrite:
         way = f"with another checkpoint ({name})"
-        if theirs == weights:
-            way = f"{'with' if ensembled else 'without'} --self-ensemble"
+        if theirs["weights"] == made["weights"]:
+            way = f"{'with' if theirs['self_ensemble'] else 'without'} --self-ensemble"
         raise ImageError(
             f"{folder} holds pictures made {way}: choose another --output, or replace them with --overwrite."
         )
-    if not same:
+    if theirs != made:
         replaces = overwrite
-        made = {"checkpoint": derainer.name, "weights": weights, "self_ensemble": self_ensemble}
-        noted = made | {"replaces": replaces}
-        write_atomically(record, json.dumps(noted).encode())
+        write_atomically(record, json.dumps({"checkpoint": derainer.name, **made, "replaces": replaces}).encode())
     return Claim(record.stat().st_mtime_ns, replaces)
 
 
