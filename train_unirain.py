@@ -25,7 +25,7 @@ logger = logging.getLogger("modeling_unirain.train")
 
 
 def main(arguments: Arguments) -> Outcome:
-    """Build, train, export; the export is in `<output_dir>/export`, and left out when a signal interrupts the run."""
+    """Build, train, export into `<output_dir>/export`, unless a signal comes before any validation round."""
     seed = arguments.training.seed
     accelerator = build_accelerator(arguments.training)
     model = build_model(arguments.model, arguments.model_overrides, seed)

@@ -565,7 +565,7 @@ class UniRainForImageDeraining(UniRainPreTrainedModel):
             )
 
 
-def load_balancing_loss(output: UniRainOutput) -> Tensor:
+def load_balancing_loss(output: UniRainOutput, mean: Callable[[Tensor], Tensor] = lambda share: share) -> Tensor:
     """experts · Σ_i f_i · P_i, averaged over the hard routers (Switch Transformer, Fedus et al., 2022, equation 4).
 
     f_i is the share of the batch's images given to expert i, P_i its mean probability; 1 when both are even. The paper
@@ -573,10 +573,12 @@ def load_balancing_loss(output: UniRainOutput) -> Tensor:
 
     Args:
         output ([`UniRainOutput`]): Of a forward pass with `output_routes=True`.
+        mean (`Callable`, *optional*): Averages f over all processes that share a batch; the mean of their losses is then the
+            loss of the whole batch. Taken over one image, the term would only punish a router for being sure.
     """
-    chosen = (output.routes > 0).float()
-    hard = chosen.sum(-1).mean(0) < output.routes.shape[-1]  # routers that left an expert out
-    balance = (chosen.mean(0) * output.router_probabilities.mean(0)).sum(-1) / chosen.sum(-1).mean(0)
+    chosen = mean((output.routes > 0).float().mean(0))
+    hard = chosen.sum(-1) < output.routes.shape[-1]  # routers that left an expert out
+    balance = (chosen * output.router_probabilities.mean(0)).sum(-1) / chosen.sum(-1)
     return output.routes.shape[-1] * (balance * hard).sum() / hard.sum().clamp(min=1)
 
 

@@ -99,7 +99,10 @@ class TrainingArguments:
         default=0.999, metadata={"help": "Of the averaged weights that are validated and exported; 0 for no average."}
     )
     router_balance_coef: float = field(
-        default=0.01, metadata={"help": "Weight of the load-balancing loss of the hard routers (not in the paper)."}
+        default=5e-5,
+        metadata={
+            "help": "Weight of the load-balancing loss of the hard routers over the images of a forward pass (not in the paper)."
+        },
     )
     router_deviation: float = field(
         default=0.0,
@@ -243,6 +246,12 @@ def parse_arguments(argv: list[str]) -> Arguments:
         raise ValueError(f"Recipe '{recipe_name}' has the unknown key '{unknown[0]}'; see train_unirain.py --help.")
     *groups, _ = parser.parse_args_into_dataclasses(_as_flags(recipe) + argv, look_for_args_file=False)
     _check_nested(recipe_name, nested)
+    given = {argument.split("=")[0] for argument in argv}
+    for flag in ("--batch_size", "--patch_size"):
+        if nested.get("phases") and flag in given:
+            raise ValueError(
+                f"{flag} has no effect: recipe '{recipe_name}' has `phases`, which say it; change it there."
+            )
     nested["phases"] = [_as_phase(recipe_name, phase) for phase in nested.get("phases", [])]
     return Arguments(*groups, **nested, recipe=recipe_name)
 

@@ -23,12 +23,9 @@ class AveragedWeights:
         self.decay = decay
         self.updates = 0
         self._tensors = [*self.module.parameters()], [*model.parameters()]
-        self._buffers = [*self.module.buffers()], [*model.buffers()]
 
     @torch.no_grad()
     def update(self) -> None:
         n = self.updates
         torch._foreach_lerp_(*self._tensors, 1 - min(self.decay, (1 + n) / (10 + n)))
-        for buffer, current in zip(*self._buffers, strict=True):
-            buffer.copy_(current)
         self.updates += 1

@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import ProjectConfiguration, gather_object, send_to_device, set_seed
+from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -143,7 +144,10 @@ def build_model(arguments: ModelArguments, overrides: dict[str, Any], seed: int)
     unknown = sorted(set(overrides) - set(ARCHITECTURE))
     if unknown:
         raise ValueError(f"`model_overrides` has the unknown field '{unknown[0]}'.")
-    config = UniRainConfig.from_name(arguments.model, **overrides)
+    try:
+        config = UniRainConfig.from_name(arguments.model, **overrides)
+    except StrictDataclassError as error:
+        raise ValueError(f"`model_overrides` cannot be: {' '.join(str(error).split())}") from error
     if arguments.init_from is None:
         model = UniRainForImageDeraining(config)
         # Not in the paper: the last layer starts at zero, so that the untrained network returns its input.
@@ -179,7 +183,7 @@ def find_checkpoint(arguments: Arguments, num_processes: int, config: UniRainCon
         if phase.batch_size % num_processes:
             raise ValueError(
                 f"A batch of {phase.batch_size} images cannot be split evenly over {num_processes} processes: choose a "
-                "multiple as --batch_size."
+                "multiple as batch_size."
             )
         if phase.patch_size % config.size_divisor:
             raise ValueError(
@@ -306,7 +310,7 @@ class Trainer:
             if self.progress.best is not None and self.progress.best["step"] > named["step"]:
                 self._mark_best()  # killed between the checkpoint and its mention
             write_json(self.options.output_dir / ARGUMENTS_FILE, self.arguments.as_dict())
-        self.log.start(self.progress.step)
+        self.log.start(self.progress.step, self.progress.validated_step)
 
     def _restore(self, checkpoint: Path) -> None:
         asked = [{key: group[key] for key in HYPERPARAMETERS} for group in self.optimizer.param_groups]
@@ -445,7 +449,8 @@ class Trainer:
         weighed = self.objective(per_sample, batch["rain_type"])
         batch["finite"] = per_sample.detach().isfinite()
         if coefficient > 0:
-            return weighed.loss + coefficient * load_balancing_loss(output), weighed
+            balance = load_balancing_loss(output, mean=lambda share: self.accelerator.reduce(share, "mean"))
+            return weighed.loss + coefficient * balance, weighed
         return weighed.loss, weighed
 
     def _agree(self, orders: "Orders") -> "Orders":
@@ -517,13 +522,15 @@ class Trainer:
         )
 
     def _save(self) -> None:
-        """Write a checkpoint of this step, unless there is one: all of it, or nothing.
+        """Write a checkpoint of this step, unless there is one: all of it, or nothing. Then name the best.
 
         Raises:
             OSError: it could not be written; the earlier ones are as they were.
         """
         step, main = self.progress.step, self.accelerator.is_main_process
         if step == self.saved_step:
+            if main:
+                self._mark_best()  # found in a round that this checkpoint was saved before, run on resume
             return
         folder = self.checkpoints.temporary(step)
         try:

@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -234,23 +235,16 @@ def build_reader(source: Source, types: list[str], store: PictureStore) -> Reade
 def _find_pairs(source: PairedSource, types: list[str], store: PictureStore) -> dict[str, list[tuple[int, int]]]:
     if not source.root.is_dir():
         raise DataError(f"{source.root} is not a folder.")
-    there = sorted(
-        folder.name for folder in source.root.iterdir() if folder.is_dir() and next(folder.rglob("input"), None)
-    )
+    inputs_of = {folder.name: _folders_called_input(folder) for folder in sorted(source.root.iterdir())}
+    there = [name for name, inputs in inputs_of.items() if inputs]
     if not there:
         raise DataError(f"{source.root} holds no pairs; expected <type>/<name>/input and <type>/<name>/target in it.")
     names = _select_types(there, source.types, types, str(source.root))
     left_out = set(source.leave_out)
     found, unused = {}, set(left_out)
     for name in names:
-        files = [
-            pair
-            for inputs in sorted((source.root / name).rglob("input"))
-            for pair in _match(inputs)
-            if inputs.is_dir()
-        ]
         kept = []
-        for rainy, clean in files:
+        for rainy, clean in (pair for inputs in inputs_of[name] for pair in _match(inputs)):
             folder = rainy.parents[1].relative_to(source.root)
             labels = {folder.as_posix(), (folder / rainy.stem).as_posix()}
             unused -= labels
@@ -265,6 +259,12 @@ def _find_pairs(source: PairedSource, types: list[str], store: PictureStore) -> 
             "a whole set <TYPE>/<NAME>."
         )
     return found
+
+
+def _folders_called_input(folder: Path) -> list[Path]:
+    """At any depth; linked folders are followed, as in evaluation and distillation."""
+    walk = os.walk(folder, followlinks=True)
+    return sorted(Path(parent, "input") for parent, folders, _ in walk if "input" in folders)
 
 
 def _match(inputs: Path) -> list[tuple[Path, Path]]:
@@ -298,7 +298,8 @@ def _photographs(place: Path) -> list[Path]:
         return [place]
     if not place.is_dir():
         raise DataError(f"{place} is neither a folder nor a picture.")
-    found = sorted(path for path in place.rglob("*") if path.suffix.lower() in EXTENSIONS)
+    files = (Path(parent, name) for parent, _, names in os.walk(place, followlinks=True) for name in names)
+    found = sorted(path for path in files if path.suffix.lower() in EXTENSIONS)
     if not found:
         raise DataError(f"{place} holds no pictures ({', '.join(sorted(EXTENSIONS))}).")
     return found
@@ -360,7 +361,9 @@ def _open_corpus(source: CorpusSource):
     return corpus, names
 
 
-def _type_of(value, names: list[str] | None) -> str:
+def _type_of(value, names: list[str] | None) -> str | None:
+    if value is None:
+        return None
     return str(value) if names is None else names[value]
 
 
@@ -368,7 +371,11 @@ def _index_corpus(source: CorpusSource, types: list[str], store: PictureStore) -
     corpus, names = _open_corpus(source)
     label = f"{source.path} ({source.split})"
     row_types = [_type_of(value, names) for value in corpus["type"]]
-    selected = _select_types(sorted(set(row_types)), source.types, types, label)
+    if None in row_types and source.types is None:
+        raise DataError(
+            f"The corpus {label} holds pairs without a type: list the types to train on under the source's types."
+        )
+    selected = _select_types(sorted({name for name in row_types if name is not None}), source.types, types, label)
     found = {name: [] for name in selected}
     for row, name in enumerate(row_types):
         if name in found:

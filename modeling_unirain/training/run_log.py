@@ -47,11 +47,11 @@ class RunLog:
         self.output_dir = output_dir
         self.settings = settings
 
-    def start(self, step: int) -> None:
-        """Open the trackers; forget what a killed run logged beyond the step it resumes from."""
+    def start(self, step: int, validated_step: int) -> None:
+        """Open the trackers; forget what a killed run logged beyond the step and the round that it resumes from."""
         if self.accelerator.is_main_process:
-            for name in (TRAIN_LOG, VALIDATION_LOG):
-                self._truncate(self.output_dir / name, step)
+            self._truncate(self.output_dir / TRAIN_LOG, step)
+            self._truncate(self.output_dir / VALIDATION_LOG, validated_step)
         flat = {
             name: value if isinstance(value, (int, float)) else str(value) for name, value in self.settings.items()
         }

@@ -30,7 +30,9 @@ class PairedSource:
     """Probability that a pair's rain is laid over the target of another pair of its type (`training.transfer`). In training only."""
 
     def __post_init__(self):
-        self.root = Path(self.root).expanduser()
+        (self.root,) = _as_paths("root", self.root) or [None]
+        if self.root is None:
+            raise DataError("The root of a paired source must be a folder, got None.")
         self.leave_out = [str(name) for name in _as_list(self.leave_out)]
         _check_source(self)
         _check_probability("transferred", self.transferred)
@@ -90,9 +92,9 @@ class CleanSource:
     the few that the renderer gives hardly any. In training only."""
 
     def __post_init__(self):
-        self.day = [Path(path).expanduser() for path in _as_list(self.day)]
-        self.night = [Path(path).expanduser() for path in _as_list(self.night)]
-        self.streaks = [Path(path).expanduser() for path in _as_list(self.streaks)]
+        self.day = _as_paths("day", self.day)
+        self.night = _as_paths("night", self.night)
+        self.streaks = _as_paths("streaks", self.streaks)
         _check_source(self)
         if not self.day and not self.night:
             raise DataError("A clean source needs folders of photographs under day, night or both.")
@@ -153,7 +155,17 @@ def _as_source(source: "Source | dict", where: str) -> Source:
 
 
 def _as_list(value) -> list:
+    """A single value is a list of one, none of none: in YAML a key whose lines are all commented out."""
+    if value is None:
+        return []
     return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _as_paths(name: str, value) -> list[Path]:
+    paths = _as_list(value)
+    if not all(isinstance(path, (str, Path)) for path in paths):
+        raise DataError(f"{name} must be a path or a list of paths, got {value!r}.")
+    return [Path(path).expanduser() for path in paths]
 
 
 def _check_source(source: Source) -> None:

@@ -189,6 +189,19 @@ def test_whole_sets_can_be_left_out(tmp_path):
     assert read == {"settled"}
 
 
+def test_linked_folders_are_read(tmp_path, photographs):
+    """A set on another disk: `Path.rglob` passes over linked folders."""
+    write_pairs(tmp_path / "elsewhere", "DRS", 3)
+    (tmp_path / "root" / "DRS").mkdir(parents=True)
+    (tmp_path / "root" / "DRS" / "linked").symlink_to(tmp_path / "elsewhere" / "DRS" / "set")
+    dataset = RainDataset(config(PairedSource(tmp_path / "root")))
+    assert {stem(dataset[index]) for index in range(24)} == {"0", "1", "2"}
+    (tmp_path / "clean").mkdir()
+    (tmp_path / "clean" / "linked").symlink_to(photographs / "day")
+    dataset = RainDataset(config(CleanSource(day=[tmp_path / "clean"])))
+    assert {stem(dataset[index]) for index in range(24)} == {"0", "1"}
+
+
 # ---- Dealing
 
 
@@ -546,6 +559,15 @@ def test_corpora_that_cannot_be_used(tmp_path):
     refuses("has no column 'target', only input, type", config(CorpusSource(str(tmp_path / "columns"))))
     datasets.DatasetDict({"distilled": build_corpus(2)}).save_to_disk(tmp_path / "splits")
     refuses("no split 'train', only distilled", config(CorpusSource(str(tmp_path / "splits"))))
+    untyped = build_corpus(2, string_types=True).map(
+        lambda row, n: {"type": row["type"] if n else None}, with_indices=True
+    )
+    untyped.save_to_disk(tmp_path / "untyped")
+    refuses(
+        "holds pairs without a type: list the types", config(CorpusSource(str(tmp_path / "untyped")), types=["NRD"])
+    )
+    chosen = RainDataset(config(CorpusSource(str(tmp_path / "untyped"), types=["NRD"]), types=["NRD"]))
+    assert {chosen[index]["name"].split()[1] for index in range(8)} == {"1"}
     (tmp_path / "nothing").mkdir()
     refuses("cannot be opened", config(CorpusSource(str(tmp_path / "nothing"))))
     build_corpus(2, string_types=True).to_parquet(tmp_path / "strings.parquet")
@@ -562,6 +584,9 @@ def test_corpora_that_cannot_be_used(tmp_path):
         ({"sources": [{"kind": "clean", "days": "."}]}, r"Unknown key 'days' in source 1 \(clean\); the keys are day"),
         ({"sources": [{"kind": "paired"}]}, r"'root' is missing in source 1 \(paired\)"),
         ({"sources": [{"root": "."}]}, "source 1 needs a kind: one of paired, corpus, clean"),
+        ({"sources": [{"kind": "paired", "root": None}]}, "root of a paired source must be a folder, got None"),
+        ({"sources": [{"kind": "clean", "day": None}]}, "folders of photographs under day, night or both"),
+        ({"sources": [{"kind": "clean", "day": [7]}]}, r"day must be a path or a list of paths, got \[7\]"),
         ({"sources": []}, "at least one source"),
         ({}, "'sources' is missing in data"),
         ({"sources": [{"kind": "paired", "root": ".", "weight": 0}]}, "weight of a source must be positive"),

@@ -165,26 +165,30 @@ def test_ctrl_c_saves_and_leaves_the_signals_as_they_were(tmp_path):
     assert signal.getsignal(signal.SIGINT) == before
 
 
-def test_a_validation_round_cut_short_is_run_again_on_resume(tmp_path):
-    """The signal comes while the round of step 4 is under way: its losses must not be missing from the objective."""
+@pytest.mark.parametrize(("call", "step"), [(6, 4), (14, 12)], ids=["in the middle", "the last"])
+def test_a_validation_round_cut_short_is_run_again_on_resume(tmp_path, call, step):
+    """The signal comes while the round of `step` is under way: its losses must not be missing from the objective."""
     calls = []
     forward = UniRainForImageDeraining.forward
 
-    def signal_in_the_second_round(model, *args, **kwargs):
+    def signal_in_the_round(model, *args, **kwargs):
         if not model.training:
             calls.append(1)
-            if len(calls) == 6:  # four pictures a round
+            if len(calls) == call:  # four pictures a round
                 os.kill(os.getpid(), signal.SIGTERM)
         return forward(model, *args, **kwargs)
 
-    UniRainForImageDeraining.forward = signal_in_the_second_round
+    UniRainForImageDeraining.forward = signal_in_the_round
     try:
         outcome = main(tiny_arguments(tmp_path, "--output_dir", str(tmp_path / "cut")))
     finally:
         UniRainForImageDeraining.forward = forward
-    assert (outcome.status, outcome.step) == ("interrupted", 4)
-    main(tiny_arguments(tmp_path, "--output_dir", str(tmp_path / "cut"), "--resume_from", "last"))
-    main(tiny_arguments(tmp_path, "--output_dir", str(tmp_path / "whole")))
+    assert (outcome.status, outcome.step) == ("interrupted", step)
+    for _ in range(2):  # what a finished run exports stays what it is
+        resumed = main(tiny_arguments(tmp_path, "--output_dir", str(tmp_path / "cut"), "--resume_from", "last"))
+    whole = main(tiny_arguments(tmp_path, "--output_dir", str(tmp_path / "whole")))
+    assert whole.results["step"] == 12, "the last round must be the best for this to tell"
+    assert resumed.results == whole.results and resumed.model_folder.name == whole.model_folder.name
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
     assert read(tmp_path / "cut" / "validation_log.jsonl") == read(tmp_path / "whole" / "validation_log.jsonl")
 
@@ -313,6 +317,13 @@ def test_flags_override_the_recipe(tmp_path):
     assert parse_arguments(["--max_steps", "700", "--recipe", str(recipe)]).training.max_steps == 700
 
 
+@pytest.mark.parametrize("flag", ["--batch_size=8", "--patch_size=64"])
+def test_a_flag_that_the_phases_of_a_recipe_would_hide_is_refused(flag):
+    with pytest.raises(ValueError, match=f"{flag.split('=')[0]} has no effect: recipe 'unirain' has `phases`"):
+        parse_arguments(["--recipe", "unirain", flag])
+    assert parse_arguments(["--recipe", "paper", flag]).phases
+
+
 @pytest.mark.parametrize("name", ["paper", "smoke", "unirain"])
 def test_our_recipes_are_valid(name):
     arguments = parse_arguments(["--recipe", name])
@@ -325,6 +336,7 @@ def test_our_recipes_are_valid(name):
         ({"patch_size": 20}, "no multiple of 8"),
         ({"model": "unirain-giant"}, "no size called 'unirain-giant'"),
         ({"model_overrides": {"num_expert": 3}}, "unknown field 'num_expert'"),
+        ({"model_overrides": {"encoder_depths": 3}}, "`model_overrides` cannot be: .*encoder_depths"),
         ({"objective_window": 1}, "window must be at least 2"),
         ({"resume_from": "best"}, "no best checkpoint"),
         ({"resume_from": "nowhere"}, "no checkpoint 'nowhere'"),

@@ -90,8 +90,11 @@ def test_a_killed_run_resumes_bit_for_bit_with_two_processes(tmp_path):
 
 
 def test_two_processes_descend_the_loss_of_one(tmp_path):
-    """Without the routers' noise, which every process draws for itself, the split of a batch changes rounding only."""
-    changes = {"max_steps": 3, "model_overrides": {"router_noise_std": 0.0}, "router_balance_coef": 0.0}
+    """Without the routers' noise, which every process draws for itself, the split of a batch changes rounding only.
+
+    The balance of the routers is that of the whole batch too, and weighs as much as the rest here.
+    """
+    changes = {"max_steps": 3, "model_overrides": {"router_noise_std": 0.0}, "router_balance_coef": 0.1}
     recipe = write_recipe(tmp_path, **changes)
     one, two = tmp_path / "one", tmp_path / "two"
     main(tiny_arguments(tmp_path, "--output_dir", str(one), **changes))
