@@ -44,6 +44,8 @@ class ResolvesCheckpointNames:
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        if pretrained_model_name_or_path is None:  # transformers' way of giving config and weights themselves
+            return super().from_pretrained(None, *args, **kwargs)
         checkpoint = resolve_checkpoint(pretrained_model_name_or_path)
         folder = Path(checkpoint, kwargs.get("subfolder") or "")
         if not Path(checkpoint).is_dir():

@@ -207,17 +207,18 @@ def rain(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace outputs that are there already.")] = False,
 ) -> None:
     """Render rain over a photograph, for test pictures."""
-    pixels = open_image(photograph).as_8_bit().rgb
+    picture = open_image(photograph).as_8_bit()
     if output == clean:
         raise ImageError(f"The rainy and the clean picture cannot both be {output}.")
     for path in filter(None, (output, clean)):
         format_of(path)
         if path.exists() and (not overwrite or path.samefile(photograph)):
             raise ImageError(f"{path} exists already: --overwrite replaces it, unless it is the photograph.")
-    rendered = render_rain(pixels, rain_type, seed, severity=severity)
+    rendered = render_rain(picture.rgb, rain_type, seed, severity=severity)
+    icc_profile = picture.icc_profile if picture.pixels.shape[2] == 3 else b""  # a grey one does not describe colours
     for path, pixels in ((output, rendered.rainy), (clean, rendered.clean)):
         if path is not None:
-            save_image(Picture((pixels * 255).round().astype("uint8")), path)
+            save_image(Picture((pixels * 255).round().astype("uint8"), icc_profile=icc_profile), path)
 
 
 @app.command("publish")
@@ -346,8 +347,10 @@ def expand(text: str) -> list[Path]:
 
 
 def pictures_below(folder: Path, leave_out: Path | None = None) -> list[Path]:
-    """Every picture in a folder and the folders below, by its extension; hidden ones and `leave_out` aside."""
-    left_out = leave_out.resolve() if leave_out is not None and leave_out.resolve() != folder.resolve() else None
+    """Every picture in a folder and the folders below, by its extension; hidden ones and a `leave_out` below it aside."""
+    left_out = (
+        leave_out.resolve() if leave_out is not None and folder.resolve() in leave_out.resolve().parents else None
+    )
     found = []
     for path in sorted(folder.rglob("*")):
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)

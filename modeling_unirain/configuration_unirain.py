@@ -137,6 +137,11 @@ class UniRainConfig(ResolvesCheckpointNames, PreTrainedConfig):
         for name, values in counts.items():
             if any(value < 1 for value in values):
                 raise ValueError(f"`{name}` must be positive, got {values}.")
+        downsampled = [*self.encoder_hidden_sizes[1:], self.latent_hidden_size]
+        if any(size % 4 for size in downsampled):
+            raise ValueError(
+                f"The encoder's sizes after the first and `latent_hidden_size` must be multiples of 4, got {downsampled}."
+            )
         if min(self.latent_depth, self.refinement_depth) < 0:
             raise ValueError("`latent_depth` and `refinement_depth` cannot be negative.")
 

@@ -24,7 +24,7 @@ class UniRainImageProcessor(ResolvesCheckpointNames, PilBackend):
     r"""
     Prepares images for [`UniRainForImageDeraining`] and turns its output into images of the input's size.
 
-    Takes PIL images of any mode, arrays `(height, width[, channels])` or `(channels, height, width)` and tensors
+    Takes PIL images of 8 bits or 16-bit grey, arrays `(height, width[, channels])` or `(channels, height, width)` and tensors
     `(channels, height, width)`, one or a list of them. What the values mean follows from their type: uint8 up to 255,
     uint16 up to 65535, floating point already in [0, 1]. Grey is repeated to three channels; alpha is left aside.
 
@@ -113,6 +113,8 @@ class UniRainImageProcessor(ResolvesCheckpointNames, PilBackend):
 
 def _pil_to_array(image: Image.Image) -> np.ndarray:
     """(height, width, 3) uint8; 16-bit grey as (height, width, 1) uint16."""
+    if image.mode in ("I", "F"):
+        raise ValueError(f"A PIL image of mode {image.mode} says nothing of its range: give an array in [0, 1].")
     if image.mode.startswith("I;16"):
         return np.asarray(image).astype(np.uint16)[..., None]
     return np.asarray(image.convert("RGB"))

@@ -323,7 +323,7 @@ def _read_with_pillow(path: Path, max_pixels: int) -> tuple[Picture, int]:
         if image.format != "MPO":  # the second picture of an MPO is a preview or the other eye
             _warn_of_more(path, getattr(image, "n_frames", 1))
         icc_profile = image.info.get("icc_profile") or b""
-        about = {"exif": _exif_block(image), "format": _format(image), "encoding": _encoding(image, path)}
+        about = {"exif": _exif_block(image, path), "format": _format(image), "encoding": _encoding(image, path)}
         if image.format == "PNG" and _png_depth(path) == 16:  # Pillow would drop the lower 8
             pixels = imagecodecs.png_decode(path.read_bytes())
         elif image.mode == "CMYK":
@@ -485,14 +485,18 @@ def _riff_chunk_names(path: Path) -> set[bytes]:
     return names
 
 
-def _exif_block(image: Image.Image) -> bytes:
+def _exif_block(image: Image.Image, path: Path) -> bytes:
     """The EXIF of an opened file as a TIFF structure: upright, and without the rainy thumbnail."""
     exif = image.getexif()
     if image.format == "TIFF":
         return _exif_of_tiff(exif)
     if not len(exif):
         return b""
-    return _upright_exif((image.info.get("exif") or exif.tobytes()).removeprefix(b"Exif\x00\x00"))
+    try:
+        return _upright_exif((image.info.get("exif") or exif.tobytes()).removeprefix(b"Exif\x00\x00"))
+    except struct.error:  # Pillow reads what there is of it
+        logger.warning("%s: its EXIF is damaged and is left out.", path)
+        return b""
 
 
 def _exif_of_tiff(tags: Image.Exif) -> bytes:
@@ -594,7 +598,10 @@ def _encode_jpeg(picture: Picture) -> bytes:
     if len(exif) > 65533:
         logger.warning("EXIF of %d bytes does not fit into a JPEG and is left out.", len(exif))
         exif = b""
-    return _encode_with_pillow(picture, "JPEG", exif=exif, optimize=True, **options)
+    try:
+        return _encode_with_pillow(picture, "JPEG", exif=exif, optimize=True, **options)
+    except OSError:  # Pillow gives such files two bytes a pixel, which noise at the highest quality exceeds
+        return _encode_with_pillow(picture, "JPEG", exif=exif, **(options | {"progressive": False}))
 
 
 def _encode_webp(picture: Picture) -> bytes:

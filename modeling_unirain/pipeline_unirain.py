@@ -6,13 +6,15 @@ tiles, and shared by all of them: tiles routed one by one would choose different
 """
 
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from transformers import AutoModelForImageToImage, Pipeline
 from transformers.image_utils import load_image
@@ -79,8 +81,12 @@ class RainyImage:
 
     @classmethod
     def unpack(cls, image) -> "RainyImage":
-        """Takes PIL images of any mode, arrays (height, width[, 1 to 4]) and tensors (1 to 4, height, width)."""
+        """Takes PIL images of 8 bits or 16-bit grey, arrays (height, width[, 1 to 4]) and tensors (1 to 4, height, width)."""
         if isinstance(image, Image.Image):
+            if image.mode in ("I", "F"):
+                raise ValueError(
+                    f"A PIL image of mode {image.mode} says nothing of its range: give an array in [0, 1]."
+                )
             deep = image.mode.startswith("I;16")
             array = np.asarray(image).astype(np.uint16) if deep else np.asarray(image.convert("RGB"))
         elif isinstance(image, Tensor):
@@ -169,7 +175,9 @@ class UniRainPipeline(Pipeline):
         return {}, {name: value for name, value in kwargs.items() if value is not None}, {}
 
     def preprocess(self, image) -> dict[str, RainyImage]:
-        return {"image": RainyImage.unpack(load_image(image) if isinstance(image, str) else image)}
+        if isinstance(image, (str, Path)):
+            image = _open(image)
+        return {"image": RainyImage.unpack(image)}
 
     def _forward(self, model_inputs, **options) -> dict[str, list[RainyImage]]:
         images = model_inputs["image"]
@@ -482,6 +490,14 @@ def _luma(rgb: np.ndarray) -> np.ndarray:
         grey = colours @ weights
         row[:] = grey if np.issubdtype(rgb.dtype, np.floating) else np.rint(grey)
     return luma
+
+
+def _open(place: str | Path) -> Image.Image:
+    """The upright picture of a file as it is; of a URL or base64, transformers' `load_image` makes RGB."""
+    if not os.path.isfile(place):
+        return load_image(str(place))
+    with Image.open(place) as image:
+        return ImageOps.exif_transpose(image)
 
 
 def _numpy(tensor: Tensor) -> np.ndarray:

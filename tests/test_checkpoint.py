@@ -117,6 +117,13 @@ def test_damaged_weights_and_configs_are_refused(copied):
             load_derainer(copied)
 
 
+def test_config_and_weights_can_be_given_instead_of_a_name(tiny_checkpoint):
+    model = UniRainForImageDeraining.from_pretrained(tiny_checkpoint)
+    state = {name: values + 1 for name, values in model.state_dict().items()}
+    other = UniRainForImageDeraining.from_pretrained(None, config=model.config, state_dict=state)
+    assert all(torch.equal(values, state[name]) for name, values in other.state_dict().items())
+
+
 def test_dtype_and_device_are_as_asked(tiny_checkpoint):
     assert load_derainer(tiny_checkpoint, device="cpu").model.dtype == torch.float32
     derain = load_derainer(tiny_checkpoint, device="cpu", dtype="bfloat16")

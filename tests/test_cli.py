@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
 from typer.testing import CliRunner
 
 from modeling_unirain import cli, load_derainer
@@ -99,6 +99,12 @@ def test_output_below_the_input_is_not_taken_as_input(unirain, tmp_path):
     for _ in range(2):
         unirain(tmp_path, "-o", tmp_path / "out")
     assert tree(tmp_path) == {"a.png", "out/a.png", f"out/{cli.RUN_RECORD}"}
+
+
+def test_output_may_be_a_folder_above_the_input(unirain, tmp_path):
+    picture(tmp_path / "photos" / "a.png")
+    unirain(tmp_path / "photos", "-o", tmp_path)
+    assert tree(tmp_path) == {"photos/a.png", "a.png", cli.RUN_RECORD}
 
 
 def test_another_format_is_written_when_asked(unirain, tmp_path):
@@ -208,6 +214,10 @@ def test_rain_writes_both_pictures_or_none(tmp_path):
     assert open_image(out).size == open_image(clean).size == (64, 64)
     one_sentence(rain("-o", out, code=1), "exists already")
     one_sentence(rain("-o", photograph, "--overwrite", code=1), "unless it is the photograph")
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    Image.open(photograph).save(photograph, icc_profile=profile)
+    rain("-o", out, "--overwrite")
+    assert open_image(out).icc_profile == profile
 
 
 # What it leaves alone

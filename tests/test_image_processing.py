@@ -95,6 +95,7 @@ def test_what_is_padded_is_cropped_and_clamped_again(processor):
         (np.full((16, 16, 3), np.nan), r"must lie in \[0, 1\]"),
         (np.zeros((16, 16, 3), np.int32), "uint8, uint16 or floating point"),
         (np.zeros((0, 16, 3), np.uint8), "shape"),
+        (Image.new("I", (16, 16)), "mode I says nothing of its range"),
         (np.zeros((16, 16, 2), np.uint8), "channel"),
         ([np.zeros((16, 16, 3), np.uint8), np.zeros((40, 16, 3), np.uint8)], "different sizes"),
     ],

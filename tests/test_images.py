@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import imagecodecs
@@ -279,6 +280,17 @@ def test_thumbnail_with_the_rain_is_dropped(tmp_path):
     assert_same_exif(tmp_path / "b.jpg")
 
 
+def test_damaged_exif_is_left_out_with_a_warning(tmp_path, caplog):
+    """More entries than there are bytes: Pillow reads what there is, and the pixels are sound."""
+    block = bytearray(exif_with(6).tobytes()[6:])
+    order = "<" if block[:2] == b"II" else ">"
+    (start,) = struct.unpack_from(order + "I", block, 4)
+    struct.pack_into(order + "H", block, start, 5000)
+    Image.fromarray(smooth()).save(tmp_path / "a.jpg", exif=b"Exif\x00\x00" + bytes(block))
+    assert open_image(tmp_path / "a.jpg").exif == b""
+    assert "a.jpg: its EXIF is damaged and is left out" in caplog.text
+
+
 def test_png_keeps_what_describes_its_colours(tmp_path):
     Image.fromarray(pattern()).save(tmp_path / "a.png", dpi=(72, 72))
     data = (tmp_path / "a.png").read_bytes()
@@ -298,6 +310,18 @@ def test_jpeg_keeps_its_quantisation_and_subsampling(tmp_path):
         with Image.open(tmp_path / "a.jpg") as before, Image.open(tmp_path / "b.jpg") as after:
             assert after.quantization == before.quantization
         assert result.encoding["subsampling"] == subsampling
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_jpegs_of_noise_at_the_highest_quality_can_be_written_back(tmp_path, progressive):
+    """More than two bytes a pixel, the buffer that Pillow has for optimized and progressive files."""
+    options = {"quality": 100, "subsampling": 0}
+    Image.fromarray(smooth(400, 400)).save(tmp_path / "a.jpg", progressive=progressive, **options)
+    noise = replace(open_image(tmp_path / "a.jpg"), pixels=pattern(400, 400))
+    save_image(noise, tmp_path / "b.jpg")
+    with Image.open(tmp_path / "b.jpg") as image:
+        assert np.abs(np.asarray(image).astype(int) - noise.pixels).mean() < 2
+        assert (tmp_path / "b.jpg").stat().st_size > 2 * image.width * image.height
 
 
 def test_grey_and_cmyk_jpegs_can_be_written_back(tmp_path):

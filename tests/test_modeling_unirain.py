@@ -355,6 +355,7 @@ def test_a_missing_weight_is_initialised_and_the_others_are_kept(model, tmp_path
         ({"encoder_expansion": 0.0}, "positive"),
         ({"router_noise_std": -1.0}, "negative"),
         ({"latent_hidden_size": 0}, "positive"),
+        ({"encoder_hidden_sizes": [8, 14]}, "multiples of 4"),
     ],
 )
 def test_a_config_that_cannot_be_built_says_why(fields, message):

@@ -139,11 +139,27 @@ def test_batches_of_mixed_sizes_and_kinds_equal_their_images_one_by_one(pipe):
 
 def test_paths_are_read(pipe, tmp_path):
     Image.fromarray(noise(20, 30, 3)).save(tmp_path / "a.png")
-    assert np.array_equal(np.asarray(pipe(str(tmp_path / "a.png"))), pipe(noise(20, 30, 3)))
+    for path in (tmp_path / "a.png", str(tmp_path / "a.png")):
+        assert np.array_equal(np.asarray(pipe(path)), pipe(noise(20, 30, 3)))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "I;16"])
+def test_a_path_keeps_what_its_picture_keeps(pipe, tmp_path, mode):
+    pixels = noise(20, 30, dtype=np.uint16) if mode == "I;16" else noise(20, 30, 4)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.mode == mode
+        expected = pipe(image)
+    result = pipe(str(tmp_path / "a.png"))
+    assert result.mode == mode and np.array_equal(np.asarray(result), np.asarray(expected))
 
 
 def test_nonsense_is_refused(pipe):
-    for image, message in ((None, "must be a PIL image"), (np.zeros((2, 2, 5), np.uint8), "must have the shape")):
+    for image, message in (
+        (None, "must be a PIL image"),
+        (np.zeros((2, 2, 5), np.uint8), "must have the shape"),
+        (Image.new("F", (4, 4)), "mode F says nothing of its range"),
+    ):
         with pytest.raises(ValueError, match=message):
             pipe(image)
     for options in ({"tile": 0}, {"overlap": -1}, {"memory_budget": 0}, {"self_ensemble": -1}, {"tiles": 3}):
