@@ -21,9 +21,9 @@ from pathlib import Path
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("GRADIO_TEMP_DIR", os.path.join(tempfile.gettempdir(), "unirain-space"))
-try:
+if os.environ.get("SPACES_ZERO_GPU"):  # ordinary Spaces have `spaces` too, but no GPU to lend
     import spaces  # ZeroGPU lends a GPU to each call; it must be imported before torch
-except ImportError:
+else:
     spaces = None
 
 import gradio as gr
@@ -100,6 +100,15 @@ class Restored:
     seconds: float
 
 
+@dataclass(eq=False)
+class Job:
+    """What a visitor has running. Gradio lets go of it at Cancel, but its thread works on until it sees the mark."""
+
+    work: Callable
+    visitor: str
+    cancelled: bool = False
+
+
 class Cancelled(Exception):
     """The visitor pressed Cancel."""
 
@@ -109,7 +118,7 @@ class Demo:
 
     def __init__(self, checkpoint: str):
         self.derainer = load_derainer(checkpoint)
-        self.cancelled: set[str] = set()
+        self.jobs: set[Job] = set()
         # What runs on a lent GPU is another process: pictures go there and back, progress and Cancel do not.
         self.restore_on_lent_gpu = spaces.GPU(lambda picture: self.derainer.restore(picture)) if spaces else None
 
@@ -130,27 +139,41 @@ class Demo:
         save_image(after, target, picture.format)
         return Restored(picture, after, target, routes, time.perf_counter() - started)
 
-    def watch(self, request: gr.Request, progress: gr.Progress, text: str) -> Callable[[int, int], None]:
-        """Called after every part of the work: moves the progress bar, and stops the work of a visitor who pressed Cancel."""
-        self.cancelled.discard(request.session_hash)
+    @contextmanager
+    def watch(
+        self, work: Callable, request: gr.Request, progress: gr.Progress
+    ) -> Iterator[Callable[[int, int], None]]:
+        """Give a job what it calls after every part of its work: that moves the progress bar, and stops it at Cancel."""
+        job = Job(work, request.session_hash)
 
         def on_progress(done: int, total: int) -> None:
-            progress(done / total, desc=text)
-            if request.session_hash in self.cancelled:
+            progress(done / total, desc="Removing the rain")
+            if job.cancelled:
                 raise Cancelled
 
-        return on_progress
+        self.jobs.add(job)
+        try:
+            yield on_progress
+        finally:
+            self.jobs.remove(job)
 
-    def cancel(self, request: gr.Request) -> None:
-        self.cancelled.add(request.session_hash)
+    def stop(self, work: Callable) -> Callable[[gr.Request], None]:
+        """What the Cancel button beside `work` does: it stops the visitor's jobs there, but none begun later."""
+
+        def cancel(request: gr.Request) -> None:
+            for job in tuple(self.jobs):
+                if (job.work, job.visitor) == (work, request.session_hash):
+                    job.cancelled = True
+
+        return cancel
 
     # One function an event
 
     def derain_for_page(self, path: str | None, request: gr.Request, progress=PROGRESS):
         if path is None:
             raise gr.Error("Choose a photograph first.", title="No photograph", print_exception=False)
-        with clear_errors(path):
-            result = self.restore(path, self.watch(request, progress, "Removing the rain"))
+        with clear_errors(path), self.watch(self.derain_for_page, request, progress) as watch:
+            result = self.restore(path, watch)
         height, width = result.before.size
         summary = (
             f"{width} × {height} pixels ({width * height / 1e6:.2g} megapixels) in {result.seconds:.1f} s "
@@ -158,20 +181,25 @@ class Demo:
         )
         return (preview(result.before), preview(result.after)), str(result.file), summary, self.chart(result.routes)
 
-    def derain_for_api(self, file: str) -> str:
+    def derain_for_api(self, file: str | None) -> str:
         """Removes the rain from a picture (PNG, JPEG, WebP, TIFF or BMP). Returns it in its own format and size."""
+        if file is None:
+            raise gr.Error("Send a photograph.", title="No photograph", print_exception=False)
         with clear_errors(file):
             return str(self.restore(file).file)
 
     def rain_and_derain(self, path: str | None, kind: str, severity: float, seed: int | None, request: gr.Request, progress=PROGRESS):  # fmt: skip
         if path is None:
             raise gr.Error("Choose a photograph without rain first.", title="No photograph", print_exception=False)
-        with clear_errors(path):
-            photograph = open_image(path, max_pixels=MAX_MEGAPIXELS * 1_000_000).to_pil().convert("RGB")
-            photograph.thumbnail((RENDER_SIDE, RENDER_SIDE), Image.Resampling.LANCZOS)
-            rendered = render_rain(np.asarray(photograph), TYPE_NAMES[kind], int(seed or 0), severity=severity)
-            rainy, clean = Picture(to_8_bit(rendered.rainy)), Picture(to_8_bit(rendered.clean))
-            watch = self.watch(request, progress, "Removing the rain")
+        with clear_errors(path), self.watch(self.rain_and_derain, request, progress) as watch:
+            photograph = open_image(path, max_pixels=MAX_MEGAPIXELS * 1_000_000)
+            image = photograph.to_pil().convert("RGB")
+            image.thumbnail((RENDER_SIDE, RENDER_SIDE), Image.Resampling.LANCZOS)
+            rendered = render_rain(np.asarray(image), TYPE_NAMES[kind], int(seed or 0), severity=severity)
+            # The profile of a grey photograph does not describe the RGB values that were made of it
+            profile = photograph.icc_profile if photograph.pixels.shape[2] == 3 else b""
+            rainy = Picture(to_8_bit(rendered.rainy), icc_profile=profile)
+            clean = Picture(to_8_bit(rendered.clean))
             derained, routes = self.remove_rain(rainy, watch)
             folder = new_folder()
             save_image(rainy, folder / f"{Path(path).stem}-rain.png")
@@ -192,19 +220,20 @@ class Demo:
         if len(paths) > MAX_FILES:
             message = f"{len(paths)} files are more than the {MAX_FILES} this page takes at a time."
             raise gr.Error(message, title="Too many files", print_exception=False)
-        watch, rows, results = self.watch(request, progress, "Removing the rain"), [], []
-        for number, path in enumerate(paths):
-            progress((number, len(paths)), desc=Path(path).name, unit="files")
-            try:
-                result = self.restore(path, watch)
-            except Cancelled:
-                return  # what is done stays on the page
-            except (ImageError, OSError) as error:
-                rows.append([Path(path).name, said_to_visitors(error, path)])
-            else:
-                results.append(str(result.file))
-                rows.append([Path(path).name, f"done in {result.seconds:.1f} s"])
-            yield rows, results
+        rows, results = [], []
+        with self.watch(self.derain_several, request, progress) as watch:
+            for number, path in enumerate(paths):
+                progress((number, len(paths)), desc=Path(path).name, unit="files")
+                try:
+                    result = self.restore(path, watch)
+                except Cancelled:
+                    return  # what is done stays on the page
+                except (ImageError, OSError) as error:
+                    rows.append([Path(path).name, said_to_visitors(error, path)])
+                else:
+                    results.append(str(result.file))
+                    rows.append([Path(path).name, f"done in {result.seconds:.1f} s"])
+                yield rows, results
         if results:
             archive = new_folder() / "derained.zip"
             with zipfile.ZipFile(archive, "w") as bundle:  # pictures are compressed already
@@ -226,7 +255,7 @@ def new_folder() -> Path:
 
 def preview(picture: Picture) -> Image.Image:
     image = picture.to_pil()
-    image.info.clear()  # a preview needs no EXIF
+    image.info.pop("exif", None)  # a preview needs no EXIF, but without the profile its colours are wrong
     image.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE), Image.Resampling.LANCZOS)
     return image
 
@@ -320,7 +349,7 @@ def build_page(demo: Demo) -> gr.Blocks:
             started.append(run.click(demo.derain_for_page, file, outputs, show_progress_on=slider, **heavy))
             started.append(chosen.then(demo.derain_for_page, file, outputs, show_progress_on=slider, **heavy))
             file.clear(lambda: (None, None, "", ""), None, outputs, api_visibility="private")
-            stop.click(demo.cancel, cancels=started, queue=False, api_visibility="private")
+            stop.click(demo.stop(demo.derain_for_page), cancels=started, queue=False, api_visibility="private")
         with gr.Tab("Add and remove"):
             with gr.Row():
                 with gr.Column(scale=1):
@@ -348,7 +377,9 @@ def build_page(demo: Demo) -> gr.Blocks:
             rendering = render.click(
                 demo.rain_and_derain, [clean, kind, severity, seed], [pair, table, rendered, chart_rendered], **heavy
             )
-            stop_render.click(demo.cancel, cancels=[rendering], queue=False, api_visibility="private")
+            stop_render.click(
+                demo.stop(demo.rain_and_derain), cancels=[rendering], queue=False, api_visibility="private"
+            )
         with gr.Tab("Batch"):
             several = gr.File(label=f"Up to {MAX_FILES} photographs", file_types=pictures, file_count="multiple", elem_id="several")  # fmt: skip
             with gr.Row():
@@ -364,7 +395,7 @@ def build_page(demo: Demo) -> gr.Blocks:
                 elem_id="results",
             )
             batch = run_several.click(demo.derain_several, several, [report, results], **heavy)
-            stop_several.click(demo.cancel, cancels=[batch], queue=False, api_visibility="private")
+            stop_several.click(demo.stop(demo.derain_several), cancels=[batch], queue=False, api_visibility="private")
         gr.Markdown(LIMITS)
         # The endpoint for programs: one file in, one file out. Its components are not on the page.
         given, returned, call = (

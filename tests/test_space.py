@@ -23,7 +23,7 @@ import httpx
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
 from typer.testing import CliRunner
 
 from modeling_unirain import UniRainConfig, UniRainForImageDeraining
@@ -63,7 +63,7 @@ def checkpoint(tmp_path_factory) -> Path:
 
 
 @contextlib.contextmanager
-def running(app: Path, checkpoint: Path, folder: Path, python_path: str):
+def running(app: Path, checkpoint: Path, folder: Path, python_path: str, **variables: str):
     """The app as `python app.py` in a folder of its own, where every way out to a network is closed."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -77,6 +77,7 @@ def running(app: Path, checkpoint: Path, folder: Path, python_path: str):
         "HTTP_PROXY": nowhere,
         "HTTPS_PROXY": nowhere,
         "NO_PROXY": "127.0.0.1,localhost",
+        **variables,
     }
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(
@@ -202,6 +203,11 @@ def test_bad_files_get_one_sentence_that_shows_nothing_of_the_server(client, tmp
     with pytest.raises(gradio_client.exceptions.AppError, match=message) as caught:
         client.predict(gradio_client.handle_file(path), api_name="/derain")
     assert "cache" not in str(caught.value) and "Traceback" not in str(caught.value)
+
+
+def test_api_without_a_file_answers_one_sentence(client):
+    with pytest.raises(gradio_client.exceptions.AppError, match=r"^Send a photograph\.$"):
+        client.predict(None, api_name="/derain")
 
 
 # Nothing but what was uploaded or made for the visitor can be read
@@ -450,22 +456,106 @@ def test_nothing_is_cut_off_on_a_narrow_screen(page):
         page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
-def test_cancel_stops_the_work_and_leaves_no_result(checkpoint, photograph, tmp_path, monkeypatch):
+# The app in this process
+
+
+@pytest.fixture
+def app(tmp_path, monkeypatch) -> dict:
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "cache"))
-    app = runpy.run_path(str(ROOT / "space" / "app.py"))
-    demo, visitor, seen = app["Demo"](str(checkpoint)), SimpleNamespace(session_hash="visitor"), []
+    return runpy.run_path(str(ROOT / "space" / "app.py"))
+
+
+@pytest.fixture
+def demo(app, checkpoint):
+    return app["Demo"](str(checkpoint))
+
+
+def ignored(step, **words) -> None:
+    """Progress that nobody looks at."""
+
+
+VISITOR = SimpleNamespace(session_hash="visitor")
+OTHER_VISITOR = SimpleNamespace(session_hash="another")
+
+
+def test_cancel_stops_the_work_and_leaves_no_result(app, demo, photograph, tmp_path):
+    seen = []
 
     def progress(step, **words):
         seen.append(step)
-        demo.cancel(visitor)
+        demo.stop(demo.derain_for_page)(VISITOR)
 
-    with pytest.raises(app["Cancelled"]):
-        demo.restore(photograph, demo.watch(visitor, progress, "working"))
+    with pytest.raises(app["Cancelled"]), demo.watch(demo.derain_for_page, VISITOR, progress) as watch:
+        demo.restore(photograph, watch)
     assert seen == [1] and not list((tmp_path / "cache").rglob("*.png"))
-    assert demo.restore(photograph, demo.watch(visitor, lambda step, **words: None, "again")).file.is_file()
+
+
+def test_cancel_stops_what_runs_but_nothing_begun_later_elsewhere_or_by_others(app, demo):
+    with contextlib.ExitStack() as running_jobs:
+
+        def begin(work, visitor):
+            return running_jobs.enter_context(demo.watch(work, visitor, ignored))
+
+        cancelled = begin(demo.derain_for_page, VISITOR)
+        others = [begin(demo.derain_several, VISITOR), begin(demo.derain_for_page, OTHER_VISITOR)]
+        demo.stop(demo.derain_for_page)(VISITOR)
+        others.append(begin(demo.derain_for_page, VISITOR))  # while the thread of the cancelled one works on
+        for watch in others:
+            watch(1, 2)
+        with pytest.raises(app["Cancelled"]):
+            cancelled(1, 2)
+    assert not demo.jobs
+
+
+def test_a_cancelled_batch_keeps_what_is_done(demo, photograph):
+    batch = demo.derain_several([photograph, photograph], VISITOR, ignored)
+    rows, results = next(batch)
+    demo.stop(demo.derain_several)(VISITOR)
+    assert list(batch) == [] and not demo.jobs
+    assert len(rows) == 1 and [Path(result).is_file() for result in results] == [True]
+
+
+def test_the_colour_profile_reaches_previews_and_rendered_pictures(app, demo, tmp_path):
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    pixels = np.random.default_rng(3).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    save_image(Picture(pixels, icc_profile=profile), tmp_path / "colour.png")
+    save_image(Picture(pixels[..., :1], icc_profile=profile), tmp_path / "grey.png")
+    assert app["preview"](open_image(tmp_path / "colour.png")).info == {"icc_profile": profile}
+    kind = next(iter(app["TYPE_NAMES"]))
+    for name, expected in (("colour.png", profile), ("grey.png", b"")):  # a grey profile does not describe RGB
+        shown, _, files, _ = demo.rain_and_derain(tmp_path / name, kind, 0.5, 0, VISITOR, ignored)
+        assert [image.info.get("icc_profile", b"") for image in shown] == [expected] * 2
+        assert [open_image(file).icc_profile for file in files] == [expected] * 2
 
 
 # The Space as it is published
+
+
+def write_spaces(folder: Path) -> Path:
+    """A stand-in for the `spaces` package, which like it lends a GPU only on ZeroGPU. Returns the record of loans."""
+    lent = folder / "lent"
+    (folder / "spaces.py").write_text(
+        "import os\n"
+        "def GPU(function):\n"
+        "    def borrowed(*arguments):\n"
+        f"        open({str(lent)!r}, 'a').write('x')\n"
+        "        return function(*arguments)\n"
+        "    return borrowed if os.environ.get('SPACES_ZERO_GPU') == 'true' else function\n"
+    )
+    return lent
+
+
+@pytest.fixture
+def ordinary_space(tmp_path, monkeypatch) -> None:
+    monkeypatch.delenv("SPACES_ZERO_GPU", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    write_spaces(tmp_path)
+
+
+def test_a_space_without_zerogpu_has_progress_and_cancel(ordinary_space, demo, photograph):
+    seen = []
+    demo.restore(photograph, lambda done, total: seen.append(done / total))
+    assert seen == [1]
 
 
 def test_the_published_space_runs_without_the_package_and_uses_zerogpu_where_it_is(checkpoint, hub, tmp_path):
@@ -475,15 +565,8 @@ def test_the_published_space_runs_without_the_package_and_uses_zerogpu_where_it_
     for name, content in hub.files("me/demo", "space").items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
-    lent = folder / "lent"
-    (folder / "spaces.py").write_text(
-        "def GPU(function):\n"
-        "    def borrowed(*arguments):\n"
-        f"        open({str(lent)!r}, 'a').write('x')\n"
-        "        return function(*arguments)\n"
-        "    return borrowed\n"
-    )
-    with running(folder / "app.py", checkpoint, folder, "") as address:
+    lent = write_spaces(folder)
+    with running(folder / "app.py", checkpoint, folder, "", SPACES_ZERO_GPU="true") as address:
         client = gradio_client.Client(address, verbose=False, download_files=tmp_path / "downloads")
         for example in (folder / "examples").glob("*.[jp][pn]g"):
             assert client.predict(gradio_client.handle_file(example), api_name="/derain")
