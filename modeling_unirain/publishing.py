@@ -19,6 +19,8 @@ from huggingface_hub import HfApi, get_token, metadata_load
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
 
+from .distillation.records import BUILDING, MARKER
+
 
 logger = logging.getLogger(__name__)
 
@@ -62,8 +64,8 @@ def publish(
     """Check `source` and upload it to the Hub repository `repo_id`. It can be repeated: what has arrived is not sent twice.
 
     Args:
-        kind (`RepoKind` or `str`): `"model"`: a folder with weights, code, processor and card, as the training script
-            exports it. `"dataset"`: the output folder of `distill_dataset.py`. `"space"`: the folder `space/` of the
+        kind (`RepoKind` or `str`): `"model"`: a folder with weights, processor and card, as the training script
+            exports it; its code is added where it is missing. `"dataset"`: the output folder of `distill_dataset.py`. `"space"`: the folder `space/` of the
             source tree; the package and the example photographs are added, so that the Space needs no release of it.
         source (`str` or `Path`): the folder.
         repo_id (`str`): `owner/name`.
@@ -168,6 +170,10 @@ def check_model(folder: Path, files: dict[str, int]) -> None:
 def check_dataset(folder: Path, files: dict[str, int]) -> None:
     if not any(name.endswith(".parquet") for name in files):
         raise PublishingError(f"{folder} holds no Parquet files; publish the output folder of distill_dataset.py.")
+    if MARKER not in files or any(name.startswith(BUILDING) for name in files):
+        raise PublishingError(
+            f"{folder} is not complete, its distillation was broken off; run the same command of distill_dataset.py again."
+        )
 
 
 def check_space(folder: Path, files: dict[str, int]) -> None:
@@ -186,7 +192,30 @@ def assemble_model(source: Path, staging: Path, repo_id: str) -> Path:
     card = staging / "README.md"
     if card.is_file():
         card.write_text(card.read_text(encoding="utf-8").replace("REPOSITORY", repo_id), encoding="utf-8")
+    config = staging / "config.json"
+    if (
+        config.is_file()
+        and any(staging.glob("*.safetensors"))
+        and "auto_map" not in config.read_text(encoding="utf-8")
+    ):
+        try:
+            _add_code(staging)
+        except (OSError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise PublishingError(f"{source} cannot be loaded as a checkpoint of unirain: {reason}") from error
     return staging
+
+
+def _add_code(folder: Path) -> None:
+    """The bundled checkpoints leave out the code, which the package has; on the Hub they need it."""
+    from .hub import save_model  # imports torch, which nothing else here needs
+    from .modeling_unirain import UniRainForImageDeraining
+
+    with tempfile.TemporaryDirectory() as complete:
+        save_model(UniRainForImageDeraining.from_pretrained(folder), Path(complete))
+        for file in Path(complete).iterdir():
+            if file.suffix == ".py" or file.name == "config.json":
+                shutil.copyfile(file, folder / file.name)
 
 
 def assemble_space(source: Path, staging: Path) -> Path:

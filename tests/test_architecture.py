@@ -32,7 +32,7 @@ ALLOWED = {
     "rain": {"types"},
     "derainer": HUB_FILES | {"images"},
     "hub": HUB_FILES,
-    "publishing": {"hub"},
+    "publishing": {"distillation", "hub", "modeling_unirain"},
     "evaluation": {"images", "metrics", "niqe", "sheets", "types"},
     "training": HUB_FILES | {"hub", "images", "metrics", "rain", "sheets", "types"},
     "distillation": HUB_FILES | {"images", "metrics", "types"},

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -54,6 +55,7 @@ def corpus(tmp_path: Path) -> Path:
         data.to_parquet(str(folder / "data" / f"distilled-0000{shard}-of-00002.parquet"))
     data_files = "configs:\n- config_name: default\n  data_files:\n  - split: distilled\n    path: data/distilled-*\n"
     (folder / "README.md").write_text(f"---\nlicense: cc-by-4.0\n{data_files}---\n# A corpus\n")
+    (folder / "distillation.json").write_text("{}")
     return folder
 
 
@@ -110,10 +112,19 @@ def test_an_interrupted_upload_is_finished_by_the_next(hub, checkpoint):
     assert sum(method == "PUT" for method, _ in hub.requests) == sent == 1, "weights that arrived are not sent again"
 
 
-def test_a_published_model_works_where_the_package_is_not(hub, tmp_path):
+@pytest.mark.parametrize("bundled", [False, True], ids=["exported", "bundled"])
+def test_a_published_model_works_where_the_package_is_not(hub, tmp_path, bundled):
     torch.manual_seed(0)
     save_model(UniRainForImageDeraining(UniRainConfig.from_name("unirain-tiny")), tmp_path / "export")
     (tmp_path / "export" / "README.md").write_text(CARD)
+    if bundled:  # as the checkpoints in the package are, without code
+        for module in (tmp_path / "export").glob("*.py"):
+            module.unlink()
+        config = tmp_path / "export" / "config.json"
+        settings = json.loads(config.read_text())
+        config.write_text(
+            json.dumps({key: settings[key] for key in settings if key not in ("auto_map", "custom_pipelines")})
+        )
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (37, 50, 3), dtype=np.uint8)).save(tmp_path / "rain.png")
     publish("model", tmp_path / "export", "me/rain")
     expected = load_derainer(tmp_path / "export", device="cpu")(str(tmp_path / "rain.png"))
@@ -215,6 +226,20 @@ def test_a_folder_that_is_no_checkpoint_or_no_corpus_is_refused(hub, checkpoint,
         publish("model", tmp_path / "nowhere", "me/rain")
     with pytest.raises(PublishingError, match="write it as owner/name"):
         publish("model", checkpoint, "rain")
+
+
+def test_a_corpus_that_is_being_replaced_or_was_never_finished_is_refused(hub, corpus):
+    building = corpus / ".building-0123456789ab" / "data"
+    building.mkdir(parents=True)
+    (building / ".distilled-00000-of-00002.parquet.17.tmp").write_bytes(b"half")
+    with pytest.raises(PublishingError, match="not complete.*run the same command"):
+        publish("dataset", corpus, "me/corpus", dry_run=True)
+    shutil.rmtree(building.parent)
+    publish("dataset", corpus, "me/corpus", dry_run=True)
+    (corpus / "distillation.json").unlink()
+    with pytest.raises(PublishingError, match="not complete"):
+        publish("dataset", corpus, "me/corpus", dry_run=True)
+    assert not hub.requests
 
 
 def test_nothing_private_goes_to_a_public_repository_unasked(hub, checkpoint):

@@ -63,7 +63,7 @@ class DistillationArguments:
     rows_per_file: int = field(default=1000, metadata={"help": "Pairs of an output file."})
     batch_size: int = field(default=16, metadata={"help": "Pictures or cases that a model gets at a time."})
     wait_timeout: float = field(
-        default=3600.0, metadata={"help": "Seconds to wait for other processes without seeing a shard finished."}
+        default=3600.0, metadata={"help": "Seconds to wait for other processes without a sign that any is at work."}
     )
 
     def __post_init__(self) -> None:
@@ -102,7 +102,10 @@ class BackendArguments:
     )
     prompt_file: str | None = field(default=None, metadata={"help": "Prompt template for the judges; default: ours."})
     concurrency: int = field(default=8, metadata={"help": "Requests that an endpoint gets at a time."})
-    device: str | None = field(default=None, metadata={"help": "cpu, cuda, cuda:1, mps; default: what there is."})
+    device: str | None = field(
+        default=None,
+        metadata={"help": "cpu, cuda, cuda:1, mps; default: what there is; the CPU for the local preset's embedders."},
+    )
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
@@ -140,6 +143,12 @@ def parse_arguments(argv: list[str]) -> tuple[DistillationArguments, BackendArgu
 class _Parser(HfArgumentParser):
     def error(self, message: str) -> None:
         raise ValueError(f"{message}; see distill_dataset.py --help")
+
+    def parse_args_into_dataclasses(self, args: list[str], **options: Any) -> tuple:
+        _, unknown = self.parse_known_args(args)
+        if unknown:
+            self.error(f"unknown option {' '.join(unknown)}")
+        return super().parse_args_into_dataclasses(args, **options)
 
 
 def _split_recipe(argv: list[str]) -> tuple[str | None, list[str]]:

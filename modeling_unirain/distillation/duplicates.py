@@ -5,23 +5,29 @@ the rain itself decides (`structural.is_same_picture`), since one scene under tw
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from functools import lru_cache
-from itertools import chain
 
 import numpy as np
 import pyarrow as pa
+from tqdm import tqdm
 
 from modeling_unirain.distillation.shards import ShardStore
-from modeling_unirain.distillation.structural import SIDE, is_same_picture, similar_hashes
+from modeling_unirain.distillation.structural import (
+    HASH_BANDS,
+    SIDE,
+    WINDOW,
+    detail,
+    is_same_picture,
+    similar_hashes,
+)
 
 
 EDGE_SCHEMA = pa.schema([("first", pa.string()), ("second", pa.string())])
 
 
-def find_duplicates(inspected: ShardStore, progress: Callable[[int], object]) -> pa.Table:
+def find_duplicates(inspected: ShardStore) -> pa.Table:
     """All pairs of candidates that show one rainy picture; `first` < `second` as strings, sorted.
 
-    Holds about 40 bytes per candidate and the thumbnails of a few shards.
+    Holds about 100 bytes per candidate and, of those to compare, the detail of some thousands (64 kB each).
     """
     columns = ["pixels", "hash", "rain_energy", "reason"]
     places, pixels, hashes, energies = [], [], [], []
@@ -32,30 +38,45 @@ def find_duplicates(inspected: ShardStore, progress: Callable[[int], object]) ->
         pixels.append(table.column("pixels").to_numpy()[sound])
         hashes.append(table.column("hash").to_numpy()[sound])
         energies.append(table.column("rain_energy").to_numpy()[sound])
-        progress(table.num_rows)
     place, pixel, energy = np.concatenate(places), np.concatenate(pixels), np.concatenate(energies)
 
-    @lru_cache(maxsize=16)
-    def shard_columns(shard: int) -> tuple[list[str], np.ndarray]:
-        table = inspected.read(shard, ["pair_id", "thumbnail"])
-        thumbnails = [
-            np.frombuffer(data or bytes(SIDE * SIDE), np.uint8) for data in table.column("thumbnail").to_pylist()
-        ]
-        return table.column("pair_id").to_pylist(), np.stack(thumbnails).reshape(-1, SIDE, SIDE)
-
-    def pair_id(i: int) -> str:
-        return shard_columns(int(place[i, 0]))[0][place[i, 1]]
-
-    def thumbnail(i: int) -> np.ndarray:
-        return shard_columns(int(place[i, 0]))[1][place[i, 1]]
-
-    edges = set()
-    for candidates in chain([_equal(pixel)], similar_hashes(np.concatenate(hashes), energy)):
-        for i, j in np.unique(np.sort(candidates, axis=1), axis=0).tolist():
-            if pixel[i] == pixel[j] or is_same_picture(thumbnail(i), thumbnail(j), energy[i], energy[j]):
-                edges.add(tuple(sorted((pair_id(i), pair_id(j)))))
-    first, second = zip(*sorted(edges), strict=True) if edges else ((), ())
+    found = [_equal(pixel)]
+    windows = HASH_BANDS * -(-len(place) // WINDOW)
+    for similar in tqdm(similar_hashes(np.concatenate(hashes), energy), "duplicates", windows, unit=" windows"):
+        equal = pixel[similar[:, 0]] == pixel[similar[:, 1]]
+        found += [similar[equal], _of_one_rain(inspected, place, similar[~equal], energy)]
+    edges = np.concatenate(found)
+    ids = {}
+    for numbers, rows in _by_shard(inspected, place, np.unique(edges), "pair_id"):
+        ids.update(zip(numbers.tolist(), rows.to_pylist(), strict=True))
+    named = sorted({tuple(sorted((ids[i], ids[j]))) for i, j in edges.tolist()})
+    first, second = zip(*named, strict=True) if named else ((), ())
     return pa.table([pa.array(first, pa.string()), pa.array(second, pa.string())], schema=EDGE_SCHEMA)
+
+
+def _of_one_rain(inspected: ShardStore, place: np.ndarray, pairs: np.ndarray, energy: np.ndarray) -> np.ndarray:
+    """Those of the (m, 2) index pairs that show one rain; each picture is read once, however many it is compared with."""
+    pictures = np.unique(pairs)
+    details = np.empty((len(pictures), SIDE, SIDE), np.float32)
+    for numbers, rows in _by_shard(inspected, place, pictures, "thumbnail"):
+        thumbnails = np.stack([np.frombuffer(data, np.uint8) for data in rows.to_pylist()])
+        details[np.searchsorted(pictures, numbers)] = detail(thumbnails.reshape(-1, SIDE, SIDE))
+    rows = np.searchsorted(pictures, pairs).tolist()
+    same = [
+        is_same_picture(details[a], details[b], energy[i], energy[j])
+        for (i, j), (a, b) in zip(pairs.tolist(), rows, strict=True)
+    ]
+    return pairs[np.array(same, dtype=bool)]
+
+
+def _by_shard(
+    inspected: ShardStore, place: np.ndarray, numbers: np.ndarray, column: str
+) -> Iterator[tuple[np.ndarray, pa.ChunkedArray]]:
+    """A column's values of the pictures with these numbers (in order), shard after shard."""
+    shards = place[numbers, 0]
+    for shard in np.unique(shards).tolist():
+        part = numbers[shards == shard]
+        yield part, inspected.read(shard, [column]).column(column).take(pa.array(place[part, 1]))
 
 
 def resolve(edges: Iterable[tuple[str, str]], kept: Callable[[str], bool]) -> dict[str, str]:

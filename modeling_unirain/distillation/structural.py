@@ -27,6 +27,8 @@ least 2 for one scene under two rains (40 scenes of Rain100L and Rain100H)."""
 
 DETAIL_WINDOW = 9
 BUCKET_NEIGHBOURS = 64
+WINDOW = 2048
+"""Pictures whose neighbours `similar_hashes` gives at a time."""
 
 
 def luma_thumbnail(image: np.ndarray) -> np.ndarray:
@@ -48,31 +50,39 @@ def difference_hash(thumbnail: np.ndarray) -> int:
     return int.from_bytes(bits.tobytes(), "big")
 
 
-def detail(thumbnail: np.ndarray) -> np.ndarray:
-    """The thumbnail without its local mean (a veil of light is common to different rains on one scene), `float32`."""
-    values = torch.from_numpy(np.asarray(thumbnail, dtype=np.float32))[None, None]
+def detail(thumbnails: np.ndarray) -> np.ndarray:
+    """Thumbnails (n, `SIDE`, `SIDE`) without their local mean (a veil of light is common to different rains on one scene),
+    `float32`."""
+    values = torch.from_numpy(np.asarray(thumbnails, dtype=np.float32))[:, None]
     margin = DETAIL_WINDOW // 2
     padded = torch.nn.functional.pad(values, (margin,) * 4, mode="replicate")
-    return (values - torch.nn.functional.avg_pool2d(padded, DETAIL_WINDOW, stride=1))[0, 0].numpy()
+    return (values - torch.nn.functional.avg_pool2d(padded, DETAIL_WINDOW, stride=1))[:, 0].numpy()
 
 
 def rain_energy(rainy: np.ndarray, clean: np.ndarray) -> float:
     """Mean square of the rain's detail between two thumbnails of one pair."""
-    return float(np.square(detail(rainy) - detail(clean), dtype=np.float64).mean())
+    return _energy(*detail(np.stack([rainy, clean])))
 
 
 def is_same_picture(a: np.ndarray, b: np.ndarray, energy_a: float, energy_b: float) -> bool:
-    """Whether two rainy thumbnails show the same rain, not only the same scene.
+    """Whether two rainy pictures show the same rain, not only the same scene.
 
     Args:
-        a, b (`np.ndarray`): rainy thumbnails.
+        a, b (`np.ndarray`): `detail` of their thumbnails.
         energy_a, energy_b (`float`): `rain_energy` of either pair.
     """
-    return rain_energy(a, b) <= MAX_RAIN_RATIO * min(energy_a, energy_b)
+    return _energy(a, b) <= MAX_RAIN_RATIO * min(energy_a, energy_b)
+
+
+def _energy(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.square(a - b, dtype=np.float64).mean())
 
 
 def similar_hashes(hashes: np.ndarray, order: np.ndarray) -> Iterator[np.ndarray]:
-    """Index pairs, (m, 2) at a time, whose hashes may belong to one picture; a pair may come more than once.
+    """Index pairs, (m, 2) at a time, whose hashes may belong to one picture, each once.
+
+    Every item holds all such pairs of `WINDOW` pictures at most with later ones; there are
+    `HASH_BANDS` * ceil(n / `WINDOW`) items, some of them empty.
 
     Equal bands bring two hashes together. In a bucket that is fuller than `BUCKET_NEIGHBOURS` (a fixed camera fills one
     with thousands of frames) a picture is compared with that many neighbours in `order` only, which keeps the work
@@ -83,18 +93,26 @@ def similar_hashes(hashes: np.ndarray, order: np.ndarray) -> Iterator[np.ndarray
         order (`np.ndarray`): (n,) any value that is nearly equal for one picture saved twice, such as its rain energy.
     """
     band_bits = HASH_BITS // HASH_BANDS
+    bands: list[tuple[np.ndarray, np.ndarray]] = []  # keys and ranks, by which a band knows what an earlier one gave
     for band in range(HASH_BANDS):
         keys = (hashes >> np.uint64(band * band_bits)) & np.uint64(2**band_bits - 1)
         ranked = np.lexsort((order, keys))
-        for step in range(1, BUCKET_NEIGHBOURS + 1):
-            first, second = ranked[:-step], ranked[step:]
-            together = keys[first] == keys[second]
-            if not together.any():
-                break
-            first, second = first[together], second[together]
-            near = np.bitwise_count(hashes[first] ^ hashes[second]) <= MAX_HASH_DISTANCE
-            if near.any():
-                yield np.stack([first[near], second[near]], axis=1)
+        for start in range(0, len(ranked), WINDOW):
+            found = [np.empty((0, 2), ranked.dtype)]
+            for step in range(1, BUCKET_NEIGHBOURS + 1):
+                second = ranked[start + step : start + step + WINDOW]
+                first = ranked[start : start + len(second)]
+                together = keys[first] == keys[second]
+                if not together.any():
+                    break
+                first, second = first[together], second[together]
+                new = np.bitwise_count(hashes[first] ^ hashes[second]) <= MAX_HASH_DISTANCE
+                for earlier, rank in bands:
+                    near = np.abs(rank[first] - rank[second]) <= BUCKET_NEIGHBOURS
+                    new &= ~(near & (earlier[first] == earlier[second]))
+                found.append(np.stack([first[new], second[new]], axis=1))
+            yield np.concatenate(found)
+        bands.append((keys, np.argsort(ranked)))
 
 
 def thumbnail_jpeg(image: np.ndarray, height: int) -> bytes:

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from modeling_unirain.distillation.arguments import DistillationArguments
 from modeling_unirain.distillation.reading import read_bytes
-from modeling_unirain.distillation.records import ImageLocation
+from modeling_unirain.distillation.records import BUILDING, MARKER, ImageLocation
 from modeling_unirain.distillation.reference_index import ReferenceIndex
 from modeling_unirain.distillation.report import write_report
 from modeling_unirain.distillation.shards import ShardStore, stage_key, write_json, written
@@ -36,7 +36,6 @@ logger = logging.getLogger(__name__)
 DISTILLED, REJECTED, REAL = "distilled", "rejected", "real"
 ROW_GROUP = 32
 """Pairs of a row group, as `datasets` advises for pictures: what a reader must fetch to see one."""
-MARKER = "distillation.json"
 PROBE = ".writable-"
 """What every process begins the name of a file with that it writes for a moment, to see whether it can."""
 UNTYPED = "untyped"
@@ -103,10 +102,10 @@ class CorpusWriter:
         """Raise `ValueError` if the output folder holds something that is not ours to replace."""
         if (self.output_dir / MARKER).exists():
             return
-        ours = (".building-", PROBE)
+        ours = (BUILDING, PROBE)
         others = [path.name for path in self.output_dir.iterdir() if not path.name.startswith(ours)]
         known = {"data", "README.md", "report.html"}  # a kill between the moves leaves these behind
-        if others and not (set(others) <= known and any(self.output_dir.glob(".building-*"))):
+        if others and not (set(others) <= known and any(self.output_dir.glob(f"{BUILDING}*"))):
             raise ValueError(
                 f"--output_dir {self.output_dir} holds other files ({sorted(others)[0]}): choose an empty folder"
             )
@@ -116,8 +115,8 @@ class CorpusWriter:
         arguments = self.arguments
         options = [arguments.rejected_images, arguments.rows_per_file, arguments.license, self.settings]
         key = stage_key("write", verdicts.key, index.key, *options)
-        building = self.output_dir / f".building-{key}"
-        for stale in self.output_dir.glob(".building-*"):
+        building = self.output_dir / f"{BUILDING}{key}"
+        for stale in self.output_dir.glob(f"{BUILDING}*"):
             if stale != building:
                 shutil.rmtree(stale)
         marker = self.output_dir / MARKER

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ from ..images import read_rgb
 
 
 ORIENTATION = 0x0112  # EXIF
+BLOCK = 4096
+"""Pictures that wait in line for a thread at a time, 2 kB each."""
 
 
 class DataError(ValueError):
@@ -34,7 +37,7 @@ class CorpusPicture:
     def __str__(self):
         return f"row {self.row} of {self.label}, column {self.column!r},"
 
-    def open(self) -> io.BytesIO | str:
+    def open(self) -> io.BytesIO | str | None:
         return encoded(self.corpus[self.row][self.column])
 
 
@@ -65,9 +68,11 @@ class PictureStore:
         return self._in_threads(self._decoded_size, "Checking pictures") if decode else sizes
 
     def _in_threads(self, task, title: str) -> list:
+        numbers = range(len(self._pictures))
         with ThreadPoolExecutor(os.cpu_count()) as threads:
-            results = threads.map(task, range(len(self._pictures)))
-            return list(tqdm(results, title, len(self._pictures), unit="picture", delay=2, leave=False))
+            blocks = (numbers[start : start + BLOCK] for start in range(0, len(numbers), BLOCK))
+            results = chain.from_iterable(threads.map(task, block) for block in blocks)
+            return list(tqdm(results, title, len(numbers), unit="picture", delay=2, leave=False))
 
     def kept(self) -> int:
         """Bytes of decoded pictures in the cache."""
@@ -139,8 +144,10 @@ def _read_file(path: Path) -> np.ndarray:
         raise DataError(str(error)) from error
 
 
-def decode(source: io.BytesIO | str, label: str) -> np.ndarray:
+def decode(source: io.BytesIO | str | None, label: str) -> np.ndarray:
     """A corpus's picture: the bytes of a file, or the path of one."""
+    if source is None:
+        raise DataError(f"{label} holds no picture; choose a split that has pictures, such as 'distilled'.")
     if isinstance(source, str):
         return _read_file(Path(source))
     try:
@@ -150,6 +157,8 @@ def decode(source: io.BytesIO | str, label: str) -> np.ndarray:
         raise DataError(f"{label} cannot be read as a picture ({error}).") from error
 
 
-def encoded(cell: dict) -> io.BytesIO | str:
-    """What an undecoded `Image` cell holds: the file's bytes, or its path."""
+def encoded(cell: dict | None) -> io.BytesIO | str | None:
+    """What an undecoded `Image` cell holds: the file's bytes, its path, or nothing."""
+    if cell is None:
+        return None
     return io.BytesIO(cell["bytes"]) if cell["bytes"] is not None else cell["path"]

@@ -64,6 +64,27 @@ def test_minilm_puts_like_sentences_together():
     assert cosine(night, dark) > cosine(night, drops)
 
 
+def test_minilm_keeps_a_bounded_number_of_sentences():
+    class Small(MiniLmTextEmbedder):
+        KEPT = 2
+
+    embedder, texts = Small(), ["rain", "drops", "streaks", "rain"]
+    rows = embedder.embed_texts(texts)
+    assert embedder._known.cache_info().currsize == 2
+    np.testing.assert_array_equal(rows, MiniLmTextEmbedder().embed_texts(texts))
+
+
+def test_another_fine_tune_of_one_layout_has_another_fingerprint(tmp_path):
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(bytes(3 << 20))
+    first = ClipTextEmbedder(str(tmp_path)).fingerprint
+    assert ClipTextEmbedder(str(tmp_path)).fingerprint == first
+    weights.write_bytes(bytes((3 << 20) - 1) + b"1")  # only the last tensor differs, the size does not
+    assert ClipTextEmbedder(str(tmp_path)).fingerprint != first
+    weights.write_bytes(bytes(3 << 20))
+    assert ClipTextEmbedder(str(tmp_path)).fingerprint == first, "a copied or restored folder goes on with its results"
+
+
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models") / "unirain"

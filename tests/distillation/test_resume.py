@@ -5,13 +5,16 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from distillation.tiny_corpus import arguments, backends, contents, distil
 
+from modeling_unirain.distillation import shards
 from modeling_unirain.distillation.pipeline import Distillation
-from modeling_unirain.distillation.shards import Process
+from modeling_unirain.distillation.shards import Process, wait_for
+from modeling_unirain.distillation.sources import Fetcher
 
 
 # Everything a run makes durable passes through a rename. The child counts them and is killed (SIGKILL) just before or
@@ -159,6 +162,76 @@ def test_two_processes_give_the_result_of_one(data, unbroken, tmp_path):
         assert child.returncode == 0, errors.decode()[-2000:]
     assert contents(tmp_path / "output") == contents(unbroken / "output")
     assert contents(tmp_path / "work").keys() == contents(unbroken / "work").keys()
+
+
+def test_a_task_of_the_main_process_may_take_longer_than_the_timeout(data, unbroken, tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "BEAT", 0.1)
+    started = []
+
+    def slow(parts):
+        fit, caption = parts.judges[0].fit, parts.captioner.caption
+
+        def slow_fit(references):
+            started.append("fit")
+            time.sleep(8)
+            return fit(references)
+
+        def slow_caption(images):
+            if "caption" not in started:
+                started.append("caption")
+                time.sleep(8)
+            return caption(images)
+
+        parts.judges[0].fit, parts.captioner.caption = slow_fit, slow_caption
+        return parts
+
+    runs = [
+        Distillation(arguments(data, tmp_path, wait_timeout=3.0), parts, Process(rank, 2))
+        for rank, parts in enumerate((slow(backends()), backends()))
+    ]
+    with ThreadPoolExecutor(2) as pool:
+        summary, nothing = pool.map(Distillation.run, runs)
+    assert started == ["caption", "fit"] and summary is not None and nothing is None
+    assert contents(tmp_path / "output") == contents(unbroken / "output")
+
+
+def test_a_fetch_may_take_longer_than_the_timeout(tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "BEAT", 0.1)
+
+    def slow_rows():
+        for row in range(8):
+            time.sleep(0.5)
+            yield {"input": row}
+
+    fetchers = [Fetcher(tmp_path, Process(rank, 2), timeout=1.5) for rank in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        folders = list(pool.map(lambda fetcher: fetcher._fetch("slow", "key", slow_rows), fetchers))
+    assert folders[0] == folders[1] and len(list(folders[0].glob("*.parquet"))) == 1
+
+
+AT_WORK = """
+import sys, time
+from pathlib import Path
+
+sys.path[:0] = {paths!r}
+from modeling_unirain.distillation.shards import at_work
+
+with at_work(Path(sys.argv[1])):
+    time.sleep(10_000)
+"""
+
+
+def test_a_process_that_dies_at_work_is_noticed(tmp_path):
+    child = subprocess.Popen([sys.executable, "-c", AT_WORK.format(paths=PATHS), str(tmp_path)], env=ENVIRONMENT)
+    try:
+        while not list(tmp_path.iterdir()):
+            assert child.poll() is None
+            time.sleep(0.01)
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+    with pytest.raises(TimeoutError, match="If a process died"):
+        wait_for(tmp_path, lambda: 0, 1, "lists", 0.5)
 
 
 def test_each_process_takes_its_own_shards_only(data, tmp_path):
