@@ -7,6 +7,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
+from .files import replace_folder
 from .image_processing_unirain import UniRainImageProcessor
 from .modeling_unirain import UniRainForImageDeraining
 from .pipeline_unirain import UniRainPipeline
@@ -86,8 +87,7 @@ def export_checkpoint(
     model = UniRainForImageDeraining.from_pretrained(model_folder)
     save_model(model, temporary)
     model_card(model, folder.parent.name, settings, results).save(temporary / "README.md")
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
+    replace_folder(temporary, folder)
     return folder
 
 

@@ -19,11 +19,9 @@ What is decided here:
 """
 
 import contextlib
-import functools
 import io
 import logging
 import os
-import secrets
 import struct
 import threading
 import zlib
@@ -35,6 +33,8 @@ import imagecodecs
 import numpy as np
 import tifffile
 from PIL import ExifTags, Image, ImageCms, JpegImagePlugin, TiffImagePlugin, UnidentifiedImageError
+
+from .files import written
 
 
 logger = logging.getLogger(__name__)
@@ -240,32 +240,12 @@ def save_image(picture: Picture, path: str | Path, format: str | None = None) ->
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name in the same folder, then rename it: complete or absent, whatever happens.
-
-    What an earlier, killed process left behind of the same file is removed.
-    """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    """Write a file, complete or absent whatever happens (`files.written`), with one sentence where that fails."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with written(path) as temporary:
+            temporary.write_bytes(data)
     except OSError as error:
         raise WriteError(error.errno, f"{path} could not be written: {error.strerror}.") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-    for leftover in _leftovers(path.parent.absolute()):
-        if leftover.name.startswith(f".{path.name}."):
-            leftover.unlink(missing_ok=True)
-
-
-@functools.lru_cache(maxsize=64)
-def _leftovers(folder: Path) -> list[Path]:
-    """Half files in a folder at the first write to it; listing it for every file would take quadratic time."""
-    return list(folder.glob(".*.part"))
 
 
 # Reading

@@ -231,7 +231,7 @@ def test_a_folder_that_is_no_checkpoint_or_no_corpus_is_refused(hub, checkpoint,
 def test_a_corpus_that_is_being_replaced_or_was_never_finished_is_refused(hub, corpus):
     building = corpus / ".building-0123456789ab" / "data"
     building.mkdir(parents=True)
-    (building / ".distilled-00000-of-00002.parquet.17.tmp").write_bytes(b"half")
+    (building / ".distilled-00000-of-00002.parquet.0123abcd.part").write_bytes(b"half")
     with pytest.raises(PublishingError, match="not complete.*run the same command"):
         publish("dataset", corpus, "me/corpus", dry_run=True)
     shutil.rmtree(building.parent)

@@ -2,15 +2,13 @@
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
 
-import yaml
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
-from transformers import HfArgumentParser
 
 from modeling_unirain.distillation.reference_index import IndexSettings
 from modeling_unirain.distillation.retrieval import RetrievalSettings
+from modeling_unirain.options import OptionParser, as_flags, read_recipe, split_recipe
 
 
 PRESETS = ("paper", "local")
@@ -122,67 +120,21 @@ def parse_arguments(argv: list[str]) -> tuple[DistillationArguments, BackendArgu
     Raises:
         ValueError: an unknown option or a value that cannot be; the message says which.
     """
-    parser = _Parser(
+    prog = "distill_dataset.py"
+    parser = OptionParser(
         [DistillationArguments, BackendArguments],
-        prog="distill_dataset.py",
-        usage="python distill_dataset.py --preset paper|local --candidates DIR... --references DIR... "
+        prog=prog,
+        usage=f"python {prog} --preset paper|local --candidates DIR... --references DIR... "
         "--work_dir DIR --output_dir DIR [--option VALUE ...]",
         description="Distils data sets of rainy pairs to those that look like real rain (UniRain, section 3.2).",
         allow_abbrev=False,
     )
     parser.add_argument("--recipe", help="A YAML file with these options; flags override it.")
-    if "-h" in argv or "--help" in argv:
-        parser.parse_args(argv)
-    recipe, argv = _split_recipe(argv)
-    distillation, backends = parser.parse_args_into_dataclasses(
-        _recipe_flags(recipe) + argv if recipe else argv, look_for_args_file=False
-    )[:2]
+    recipe_name, flags = split_recipe(argv, prog)
+    options = {option.name for option in (*fields(DistillationArguments), *fields(BackendArguments))}
+    recipe = read_recipe(Path(recipe_name), options) if recipe_name else {}
+    distillation, backends, _ = parser.parse_args_into_dataclasses(as_flags(recipe) + flags)
     return distillation, backends
-
-
-class _Parser(HfArgumentParser):
-    def error(self, message: str) -> None:
-        raise ValueError(f"{message}; see distill_dataset.py --help")
-
-    def parse_args_into_dataclasses(self, args: list[str], **options: Any) -> tuple:
-        _, unknown = self.parse_known_args(args)
-        if unknown:
-            self.error(f"unknown option {' '.join(unknown)}")
-        return super().parse_args_into_dataclasses(args, **options)
-
-
-def _split_recipe(argv: list[str]) -> tuple[str | None, list[str]]:
-    """The recipe's file and the other flags (argparse would ask for the required ones before the recipe is read)."""
-    rest = list(argv)
-    for position, word in enumerate(argv):
-        if word.startswith("--recipe="):
-            del rest[position]
-            return word.removeprefix("--recipe="), rest
-        if word == "--recipe":
-            if position + 1 == len(argv):
-                raise ValueError("--recipe needs a YAML file")
-            del rest[position : position + 2]
-            return argv[position + 1], rest
-    return None, rest
-
-
-def _recipe_flags(path: str) -> list[str]:
-    try:
-        recipe: Any = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"the recipe {path} cannot be read ({type(error).__name__})") from error
-    except yaml.YAMLError as error:
-        raise ValueError(f"the recipe {path} is not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(recipe, dict):
-        raise ValueError(f"the recipe {path} must map options to values")
-    known = {option.name for option in (*fields(DistillationArguments), *fields(BackendArguments))}
-    flags = []
-    for name, value in recipe.items():
-        if name not in known:
-            raise ValueError(f"the recipe {path} has the unknown option '{name}'")
-        if value is not None:
-            flags += [f"--{name}", *(str(item) for item in (value if isinstance(value, list) else [value]))]
-    return flags
 
 
 def _check_repo_id(repo_id: str) -> None:

@@ -56,12 +56,12 @@ from modeling_unirain.distillation.shards import (
     batched,
     stage_key,
     wait_for,
-    written,
 )
 from modeling_unirain.distillation.sources import Fetcher, Identified, list_pairs, list_references
 from modeling_unirain.distillation.structural import SIDE, difference_hash, luma_thumbnail, rain_energy
 from modeling_unirain.distillation.voting import verdict
 from modeling_unirain.distillation.writing import PROBE, CorpusWriter
+from modeling_unirain.files import written
 
 
 logger = logging.getLogger(__name__)

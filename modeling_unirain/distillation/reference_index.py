@@ -26,7 +26,7 @@ from faiss.contrib.ondisk import merge_ondisk
 from modeling_unirain.distillation.protocols import Triplet
 from modeling_unirain.distillation.reading import read_pixels
 from modeling_unirain.distillation.records import Reference
-from modeling_unirain.distillation.shards import write_json
+from modeling_unirain.files import write_json
 
 
 IVF_THRESHOLD = 200_000

@@ -15,9 +15,10 @@ import numpy as np
 from modeling_unirain.distillation.reading import read_pixels
 from modeling_unirain.distillation.records import ImageLocation
 from modeling_unirain.distillation.reference_index import ReferenceIndex
-from modeling_unirain.distillation.shards import ShardStore, written
+from modeling_unirain.distillation.shards import ShardStore
 from modeling_unirain.distillation.structural import thumbnail_jpeg
 from modeling_unirain.distillation.voting import UNDECIDED, VOTED_DOWN
+from modeling_unirain.files import written
 
 
 KEPT = "kept"

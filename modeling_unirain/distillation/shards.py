@@ -19,6 +19,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from modeling_unirain.files import write_json, written
+
 
 # Part of every key: raise it when the meaning of a stage's rows changes.
 FORMAT = 1
@@ -56,27 +58,6 @@ class Process:
             if rank in environment and world_size in environment:
                 return cls(int(environment[rank]), int(environment[world_size]))
         return cls()
-
-
-@contextmanager
-def written(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` to write to; on success flushed to the disk and renamed to `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for left_by_a_kill in path.parent.glob(f".{path.name}.*.tmp"):
-        left_by_a_kill.unlink(missing_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, content: Any) -> None:
-    with written(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 class ShardStore:

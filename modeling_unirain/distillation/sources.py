@@ -29,7 +29,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from modeling_unirain.distillation.records import ImageLocation, RainPair, Reference
-from modeling_unirain.distillation.shards import Process, at_work, stage_key, wait_for, write_json, written
+from modeling_unirain.distillation.shards import Process, at_work, stage_key, wait_for
+from modeling_unirain.files import write_json, written
 from modeling_unirain.images import EXTENSIONS
 from modeling_unirain.types import RainType
 

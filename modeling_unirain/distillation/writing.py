@@ -27,7 +27,8 @@ from modeling_unirain.distillation.reading import read_bytes
 from modeling_unirain.distillation.records import BUILDING, MARKER, ImageLocation
 from modeling_unirain.distillation.reference_index import ReferenceIndex
 from modeling_unirain.distillation.report import write_report
-from modeling_unirain.distillation.shards import ShardStore, stage_key, write_json, written
+from modeling_unirain.distillation.shards import ShardStore, stage_key
+from modeling_unirain.files import write_json, written
 from modeling_unirain.types import RainType
 
 

@@ -5,17 +5,15 @@ only: `data` and `validation` (the sources, see `training.data`), `phases` (prog
 """
 
 from dataclasses import asdict, dataclass, field, fields
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from transformers import HfArgumentParser
+from modeling_unirain.options import OptionParser, as_flags, read_recipe, split_recipe
 
 from .losses import Loss
 
 
-RECIPES = resources.files("modeling_unirain.training") / "recipes"
+RECIPES = Path(__file__).with_name("recipes")
 NESTED_KEYS = {"data": dict, "validation": dict, "phases": list, "model_overrides": dict}
 TRACKERS = ("tensorboard", "wandb")
 
@@ -227,26 +225,23 @@ def parse_arguments(argv: list[str]) -> Arguments:
     Raises:
         ValueError: an unknown recipe, key or flag, or a value that cannot be; the message says which.
     """
-    parser = _Parser(
+    prog = "train_unirain.py"
+    parser = OptionParser(
         [ModelArguments, ObjectiveArguments, TrainingArguments],
-        prog="train_unirain.py",
-        usage="python train_unirain.py --recipe NAME_OR_FILE [--option VALUE ...]",
+        prog=prog,
+        usage=f"python {prog} --recipe NAME_OR_FILE [--option VALUE ...]",
         description="Trains UniRain. A recipe is these options in a YAML file; flags override it.",
         allow_abbrev=False,
     )
-    names = ", ".join(recipe_names())
-    parser.add_argument("--recipe", help=f"A YAML file, or one of ours: {names}.")
-    recipe_name = parser.parse_known_args(argv)[0].recipe
-    recipe = load_recipe(recipe_name) if recipe_name else {}
+    parser.add_argument("--recipe", help=f"A YAML file, or one of ours: {', '.join(recipe_names())}.")
+    recipe_name, flags = split_recipe(argv, prog)
+    options = {f.name for f in (*fields(ModelArguments), *fields(ObjectiveArguments), *fields(TrainingArguments))}
+    recipe = read_recipe(find_recipe(recipe_name), options | set(NESTED_KEYS)) if recipe_name else {}
 
     nested = {key: recipe.pop(key) for key in NESTED_KEYS if recipe.get(key) is not None}
-    options = {f.name for f in (*fields(ModelArguments), *fields(ObjectiveArguments), *fields(TrainingArguments))}
-    unknown = sorted(set(recipe) - options - set(NESTED_KEYS))
-    if unknown:
-        raise ValueError(f"Recipe '{recipe_name}' has the unknown key '{unknown[0]}'; see train_unirain.py --help.")
-    *groups, _ = parser.parse_args_into_dataclasses(_as_flags(recipe) + argv, look_for_args_file=False)
+    *groups, _ = parser.parse_args_into_dataclasses(as_flags(recipe) + flags)
     _check_nested(recipe_name, nested)
-    given = {argument.split("=")[0] for argument in argv}
+    given = {argument.split("=")[0] for argument in flags}
     for flag in ("--batch_size", "--patch_size"):
         if nested.get("phases") and flag in given:
             raise ValueError(
@@ -258,47 +253,19 @@ def parse_arguments(argv: list[str]) -> Arguments:
 
 def recipe_names() -> list[str]:
     """The recipes that come with the package."""
-    return sorted(Path(entry.name).stem for entry in RECIPES.iterdir() if entry.name.endswith(".yaml"))
+    return sorted(file.stem for file in RECIPES.glob("*.yaml"))
 
 
-def load_recipe(name: str) -> dict[str, Any]:
-    """Read a recipe by name or by file.
+def find_recipe(name: str) -> Path:
+    """The file of one of our recipes, or the file of that name.
 
     Raises:
-        ValueError: there is none, or it is not a mapping in valid YAML.
+        ValueError: there is neither.
     """
-    source = RECIPES / f"{name}.yaml" if name in recipe_names() else Path(name)
-    if not source.is_file():
+    file = RECIPES / f"{name}.yaml" if name in recipe_names() else Path(name)
+    if not file.is_file():
         raise ValueError(f"There is no recipe '{name}': give a YAML file or one of {', '.join(recipe_names())}.")
-    try:
-        recipe = yaml.safe_load(source.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"Recipe '{name}' is not valid YAML: {' '.join(str(error).split())}.") from error
-    if not isinstance(recipe, dict):
-        raise ValueError(f"Recipe '{name}' must be a mapping of options to values.")
-    return recipe
-
-
-class _Parser(HfArgumentParser):
-    def error(self, message: str):
-        raise ValueError(f"{message[:1].upper()}{message[1:]}; see train_unirain.py --help.")
-
-    def parse_args_into_dataclasses(self, args, **kwargs):
-        _, unknown = self.parse_known_args(args)
-        if unknown:
-            self.error(f"unknown option {' '.join(unknown)}")
-        return super().parse_args_into_dataclasses(args, **kwargs)
-
-
-def _as_flags(recipe: dict[str, Any]) -> list[str]:
-    """A recipe's flat keys as flags, so that both are checked alike."""
-    flags = []
-    for name, value in recipe.items():
-        if value is None:
-            continue
-        values = value if isinstance(value, list) else [value]
-        flags += [f"--{name}", *(str(item) for item in values)]
-    return flags
+    return file
 
 
 def _check_nested(recipe_name: str | None, nested: dict[str, Any]) -> None:

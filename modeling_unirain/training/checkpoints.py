@@ -1,11 +1,11 @@
 """The checkpoints of a run: each is complete or absent, the best and the latest are kept, older ones removed."""
 
 import json
-import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from modeling_unirain.files import replace_folder, write_json
 
 
 PREFIX = "checkpoint-"
@@ -103,32 +103,3 @@ class Checkpoints:
         for folder in self.list():
             if int(folder.name.removeprefix(PREFIX)) > step:
                 shutil.rmtree(folder)
-
-
-def replace_folder(temporary: Path, folder: Path) -> None:
-    """Rename a finished folder over another; the data is on the disk before the name is."""
-    for file in temporary.rglob("*"):
-        if file.is_file():
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
-    if folder.exists():
-        old = folder.with_name(f"{folder.name}.old.tmp")
-        shutil.rmtree(old, ignore_errors=True)
-        folder.rename(old)
-        temporary.rename(folder)
-        shutil.rmtree(old)
-    else:
-        temporary.rename(folder)
-
-
-def write_atomically(file: Path, write: Callable[[Path], None]) -> None:
-    """Write a file under a temporary name beside it and rename it; the suffix is kept for writers that look at it."""
-    temporary = file.with_name(f".{file.stem}.tmp{file.suffix}")
-    write(temporary)
-    temporary.replace(file)
-
-
-def write_json(file: Path, content: Any) -> None:
-    write_atomically(
-        file, lambda path: path.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
-    )

@@ -37,12 +37,13 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers import get_cosine_with_min_lr_schedule_with_warmup
 
 from modeling_unirain.configuration_unirain import UniRainConfig
+from modeling_unirain.files import write_json
 from modeling_unirain.hub import results_table, save_model
 from modeling_unirain.modeling_unirain import UniRainForImageDeraining, load_balancing_loss
 
 from .arguments import Arguments, ModelArguments, TrainingArguments
 from .averaging import AveragedWeights
-from .checkpoints import Checkpoints, write_json
+from .checkpoints import Checkpoints
 from .data import DataError, RainDataset
 from .losses import sample_losses
 from .objective import MultiObjectiveReweighting, ObjectiveOutput

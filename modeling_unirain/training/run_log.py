@@ -11,7 +11,7 @@ from accelerate.tracking import get_available_trackers
 from matplotlib.figure import Figure
 from PIL import Image
 
-from .checkpoints import write_atomically
+from modeling_unirain.files import written
 
 
 TRAIN_LOG = "train_log.jsonl"
@@ -80,10 +80,12 @@ class RunLog:
         if sheet is not None:
             folder = self.output_dir / "samples"
             folder.mkdir(exist_ok=True)
-            write_atomically(folder / f"step-{step:08d}.png", sheet.save)
+            with written(folder / f"step-{step:08d}.png") as temporary:
+                sheet.save(temporary, format="PNG")
             named["samples"] = sheet
         records = read_records(self.output_dir / VALIDATION_LOG)
-        write_atomically(self.output_dir / CURVES, lambda path: draw_curves(records, path))
+        with written(self.output_dir / CURVES) as temporary:
+            draw_curves(records, temporary)
         with Image.open(self.output_dir / CURVES) as curves:
             named["curves"] = curves.convert("RGB")
         self._log_images(step, named)
@@ -108,7 +110,8 @@ class RunLog:
     def _truncate(file: Path, step: int) -> None:
         if file.exists():
             kept = [json.dumps(record) + "\n" for record in read_records(file) if record["step"] <= step]
-            write_atomically(file, lambda path: path.write_text("".join(kept), encoding="utf-8"))
+            with written(file) as temporary:
+                temporary.write_text("".join(kept), encoding="utf-8")
 
 
 def _without_nan(value: Any) -> Any:
@@ -152,4 +155,4 @@ def draw_curves(records: list[dict[str, Any]], file: Path) -> None:
     for axis in figure.axes:
         axis.set_xlabel("step")
         axis.grid(alpha=0.3)
-    figure.savefig(file, dpi=80)
+    figure.savefig(file, format="png", dpi=80)

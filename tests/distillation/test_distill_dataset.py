@@ -122,7 +122,7 @@ def test_a_full_disk_stops_with_a_sentence_and_the_next_run_finishes(data, tmp_p
         disk.setattr(os, "replace", filling)
         assert distill_dataset.run([]) == 1
     assert "the disk is full" in caplog.text
-    assert not list((tmp_path / "work").glob("*/.*.tmp"))
+    assert not list((tmp_path / "work").glob("*/.*.part"))
     assert distill_dataset.run([]) == 0
     assert (tmp_path / "output" / "distillation.json").exists()
 

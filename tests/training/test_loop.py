@@ -293,7 +293,7 @@ def test_nonsense_options_are_refused_in_one_sentence(flags, message):
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [
-        ("learning_rat: 1.0", "unknown key 'learning_rat'"),
+        ("learning_rat: 1.0", "unknown option 'learning_rat'"),
         ("batch_size: 2.5", "batch_size.*invalid int value: '2.5'"),
         ("phases: [{until_step: 5, patch_size: 16}]", "must give until_step, patch_size, batch_size"),
         ("phases: 7", "`phases` of recipe .* must be a list"),

@@ -1,0 +1,72 @@
+"""Files that are complete or absent, whatever happens: written under a temporary name, flushed to the disk, renamed."""
+
+import contextlib
+import functools
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+PART = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.part")
+"""Names of files that are being written, or were when their process was killed."""
+
+
+@contextlib.contextmanager
+def written(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path` to write to, renamed to `path` at the end of the block; after an error nothing is left.
+
+    The folder is made. What an earlier, killed process left behind of the same file is removed.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in _leftovers(path.parent.absolute()).get(path.name, []):
+        leftover.unlink(missing_ok=True)
+    try:
+        yield temporary
+        _flush(temporary)
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write plain values, and as texts those that JSON does not know."""
+    with written(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
+
+
+def replace_folder(temporary: Path, folder: Path) -> None:
+    """Rename a finished folder over another, which is removed only when the new one has its name."""
+    for file in temporary.rglob("*"):
+        if file.is_file():
+            _flush(file)
+    if folder.exists():
+        old = folder.with_name(f"{folder.name}.old.tmp")
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
+        temporary.rename(folder)
+        shutil.rmtree(old)
+    else:
+        temporary.rename(folder)
+
+
+def _flush(file: Path) -> None:
+    with file.open("rb") as handle:
+        os.fsync(handle.fileno())
+
+
+@functools.lru_cache(maxsize=64)
+def _leftovers(folder: Path) -> dict[str, list[Path]]:
+    """Half files in a folder at the first write to it, by the name they were to get; listing it for every file would take
+    quadratic time."""
+    found: dict[str, list[Path]] = {}
+    for file in folder.glob(".*.part"):
+        if match := PART.fullmatch(file.name):
+            found.setdefault(match["name"], []).append(file)
+    return found

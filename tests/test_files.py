@@ -1,0 +1,58 @@
+"""Files are complete or absent, also after a kill."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from modeling_unirain.files import replace_folder, written
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from modeling_unirain.files import written
+
+with written(Path(sys.argv[1])) as temporary:
+    temporary.write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_file_is_there_only_when_all_of_it_is(tmp_path):
+    file = tmp_path / "made" / "a.txt"
+    with written(file) as temporary:
+        temporary.write_text("whole")
+        assert not file.exists()
+    assert [path.name for path in file.parent.iterdir()] == ["a.txt"]
+
+
+def test_an_error_leaves_the_file_before_it_and_nothing_else(tmp_path):
+    (tmp_path / "a.txt").write_text("before")
+    with pytest.raises(OSError, match="no space"), written(tmp_path / "a.txt") as temporary:
+        temporary.write_text("half")
+        raise OSError("no space")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.txt", "before")]
+
+
+def test_what_a_kill_left_of_a_file_goes_with_its_next_writing(tmp_path):
+    for name in ("a.txt", "a.txt.txt"):
+        killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / name)], check=False)
+        assert killed.returncode == -signal.SIGKILL
+    assert len(os.listdir(tmp_path)) == 2
+    with written(tmp_path / "a.txt") as temporary:
+        temporary.write_text("whole")
+    (other,) = {path.name for path in tmp_path.iterdir()} - {"a.txt"}
+    assert other.startswith(".a.txt.txt.")  # which may be in the making elsewhere
+
+
+def test_a_folder_takes_the_place_of_another(tmp_path):
+    for name, content in (("new.tmp", "new"), ("there", "old")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / content).touch()
+    replace_folder(tmp_path / "new.tmp", tmp_path / "there")
+    assert [path.name for path in tmp_path.rglob("*")] == ["there", "new"]
+    replace_folder(tmp_path / "there", tmp_path / "elsewhere")
+    assert [path.name for path in tmp_path.rglob("*")] == ["elsewhere", "new"]
