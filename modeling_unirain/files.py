@@ -46,14 +46,13 @@ def replace_folder(temporary: Path, folder: Path) -> None:
     for file in temporary.rglob("*"):
         if file.is_file():
             _flush(file)
+    old = folder.with_name(f"{folder.name}.old.tmp")
     if folder.exists():
-        old = folder.with_name(f"{folder.name}.old.tmp")
         shutil.rmtree(old, ignore_errors=True)
         folder.rename(old)
-        temporary.rename(folder)
+    temporary.rename(folder)
+    if old.exists():  # also one that a kill between the two names left
         shutil.rmtree(old)
-    else:
-        temporary.rename(folder)
 
 
 def _flush(file: Path) -> None:

@@ -56,3 +56,12 @@ def test_a_folder_takes_the_place_of_another(tmp_path):
     assert [path.name for path in tmp_path.rglob("*")] == ["there", "new"]
     replace_folder(tmp_path / "there", tmp_path / "elsewhere")
     assert [path.name for path in tmp_path.rglob("*")] == ["elsewhere", "new"]
+
+
+def test_an_old_folder_that_a_kill_left_aside_goes_with_the_next_one(tmp_path):
+    for name in ("new.tmp", "there.old.tmp"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(name)
+    replace_folder(tmp_path / "new.tmp", tmp_path / "there")
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+    assert (tmp_path / "there" / "file").read_text() == "new.tmp"
