@@ -22,6 +22,8 @@ WEIGHT_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+FINGERPRINTED = (".json", ".safetensors", ".bin", ".txt", ".jinja", ".model")
+"""Endings of a folder's files that a verdict depends on: weights, configurations, vocabularies and chat templates."""
 
 
 class Pretrained:
@@ -46,9 +48,7 @@ class Pretrained:
         if not folder.is_dir():
             return f"{type(self).__name__} {self.model}"
         contents = hashlib.sha256()
-        for path in sorted(
-            path for path in folder.iterdir() if path.suffix in (".json", ".safetensors", ".bin", ".txt")
-        ):
+        for path in sorted(path for path in folder.iterdir() if path.suffix in FINGERPRINTED):
             status = path.stat()
             contents.update(f"{path.name} {_digest(path, status.st_size, status.st_mtime_ns)} ".encode())
         return f"{type(self).__name__} {contents.hexdigest()}"

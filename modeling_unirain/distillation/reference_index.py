@@ -26,7 +26,7 @@ from faiss.contrib.ondisk import merge_ondisk
 from modeling_unirain.distillation.protocols import Triplet
 from modeling_unirain.distillation.reading import read_pixels
 from modeling_unirain.distillation.records import Reference
-from modeling_unirain.files import write_json
+from modeling_unirain.files import replace_folder, write_json
 
 
 IVF_THRESHOLD = 200_000
@@ -232,8 +232,7 @@ def build_reference_index(
     for array in arrays.values():
         array.flush()
     write_json(building / "complete.done", {"references": len(rank), "kind": "ivf" if is_ivf else "exact"})
-    shutil.rmtree(folder, ignore_errors=True)
-    building.rename(folder)
+    replace_folder(building, folder)
 
 
 def is_built(folder: Path) -> bool:
