@@ -2,8 +2,8 @@
 
 Trains a small network several times at an equal budget of steps, changing one thing at a time, and prints a table of
 mean and spread (standard deviation) over the seeds: PSNR per type on the same validation pictures, the mean over the
-types, and the worst type. Finished runs are kept in `output_dir` and not repeated, so the command can be stopped and
-given again; every run's curves lie in its folder.
+types, and the worst type; `curves.png` in `output_dir` shows them over the steps. Finished runs are kept in `output_dir` and not repeated,
+so the command can be stopped and given again; with `--only`, several of it can share the work.
 """
 
 import argparse
@@ -13,10 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
 
+from matplotlib.figure import Figure
 from transformers.utils.logging import disable_progress_bar
 
+from modeling_unirain.files import written
 from modeling_unirain.training.arguments import Arguments, parse_arguments
-from modeling_unirain.training.run_log import VALIDATION_LOG, read_records
+from modeling_unirain.training.run_log import CURVES, VALIDATION_LOG, read_records
 
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -67,6 +69,7 @@ def arguments_of(recipe: str, variant: dict, seed: int, steps: int, output_dir: 
         batch_size=8,
         patch_size=48,
         learning_rate=2e-3,
+        loss="l1",  # the paper's, whatever the recipe has moved on to
         warmup_steps=min(100, steps // 10),
         ema_decay=0.99,
         router_balance_coef=3e-4,
@@ -89,26 +92,63 @@ def arguments_of(recipe: str, variant: dict, seed: int, steps: int, output_dir: 
     )
 
 
-def last_round(folder: Path, steps: int) -> dict[str, float] | None:
-    """PSNR per type of a run's last validation round, or `None` when the run is not finished."""
+Round = dict[str, float]
+"""PSNR per type of one validation round, and its `step`."""
+
+
+def rounds_of(folder: Path, steps: int) -> list[Round] | None:
+    """Every validation round of a run, or `None` when it is not finished."""
     records = read_records(folder / VALIDATION_LOG)
     if not records or records[-1]["step"] < steps:
         return None
-    return {name: result["psnr"] for name, result in records[-1]["per_type"].items()}
+    return [
+        {"step": record["step"]} | {name: result["psnr"] for name, result in record["per_type"].items()}
+        for record in records
+    ]
 
 
-def table(results: dict[str, list[dict[str, float]]]) -> str:
-    types = list(next(iter(results.values()))[0])
+def types_of(results: dict[str, list[list[Round]]]) -> list[str]:
+    return [name for name in next(iter(results.values()))[0][0] if name != "step"]
+
+
+def table(results: dict[str, list[list[Round]]]) -> str:
+    """Markdown: the last round of every variant, mean and deviation over the seeds."""
+    types = types_of(results)
     lines = [
         "| variant | " + " | ".join(types) + " | mean | worst type | seeds |",
         "| --- |" + " --- |" * (len(types) + 3),
     ]
     for name, runs in results.items():
-        columns = [[run[each] for run in runs] for each in types]
-        columns += [[fmean(run.values()) for run in runs], [min(run.values()) for run in runs]]
+        columns = [[run[-1][each] for run in runs] for each in types]
+        columns += [[measure(run[-1][each] for each in types) for run in runs] for measure in (fmean, min)]
         cells = [f"{fmean(c):.2f} ± {stdev(c):.2f}" if len(c) > 1 else f"{c[0]:.2f}" for c in columns]
         lines.append(f"| {name} | " + " | ".join(cells) + f" | {len(runs)} |")
     return "\n".join(lines)
+
+
+def draw_curves(results: dict[str, list[list[Round]]], file: Path) -> None:
+    """PSNR over the steps, a column for every type and one for their mean, architectures above objectives: mean over the
+    seeds, and their range as a band."""
+    types = types_of(results)
+    readings = {name: lambda point, name=name: point[name] for name in types}
+    readings["mean of the types"] = lambda point: fmean(point[name] for name in types)
+    figure = Figure(figsize=(4 * len(readings), 8), layout="constrained")
+    axes = figure.subplots(2, len(readings), sharex=True, sharey="col")
+    for row, group in zip(axes, (ARCHITECTURES, OBJECTIVES), strict=True):
+        for axis, (title, read) in zip(row, readings.items(), strict=True):
+            for name in [name for name in results if name == FULL or name in group]:
+                curves = [[read(point) for point in run] for run in results[name]]
+                steps = [point["step"] for point in results[name][0]]
+                axis.plot(steps, [fmean(values) for values in zip(*curves, strict=True)], label=name)
+                lowest, highest = ([edge(v) for v in zip(*curves, strict=True)] for edge in (min, max))
+                axis.fill_between(steps, lowest, highest, alpha=0.15)
+            axis.set_title(f"{title}, PSNR (dB)")
+            axis.grid(alpha=0.3)
+        row[-1].legend(fontsize="x-small")
+    for axis in axes[-1]:
+        axis.set_xlabel("step")
+    with written(file) as temporary:
+        figure.savefig(temporary, format="png", dpi=70)
 
 
 def main() -> None:
@@ -122,7 +162,7 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     disable_progress_bar()
 
-    results: dict[str, list[dict[str, float]]] = {}
+    results: dict[str, list[list[Round]]] = {}
     for seed in range(
         options.seeds
     ):  # all variants of one seed first: a stopped benchmark still compares like with like
@@ -130,11 +170,12 @@ def main() -> None:
             if options.only and name not in options.only:
                 continue
             folder = options.output_dir / f"{options.steps}-{number:02d}-{seed}"
-            if last_round(folder, options.steps) is None:
+            if rounds_of(folder, options.steps) is None:
                 outcome = train(arguments_of(options.recipe, variant, seed, options.steps, folder))
                 if outcome.status != "finished":  # Ctrl-C ends the benchmark, not only the run
                     sys.exit(f"{outcome.status.capitalize()}: the same command goes on from here.")
-            results.setdefault(name, []).append(last_round(folder, options.steps))
+            results.setdefault(name, []).append(rounds_of(folder, options.steps))
+    draw_curves(results, options.output_dir / CURVES)
     print(f"\nPSNR (dB) after {options.steps} steps, averaged weights\n\n{table(results)}")
 
 
