@@ -48,7 +48,7 @@ setup(
         "modeling_unirain.examples": ["*.jpg", "*.md", "clean/*.jpg"],
         "modeling_unirain.evaluation": ["unirain_metrics/*"],
         "modeling_unirain.training": ["recipes/*.yaml"],
-        "modeling_unirain.distillation": ["prompts/*.txt", "sound_pairs.json"],
+        "modeling_unirain.distillation": ["prompts/*.txt", "sound_pairs.json", "weights/*"],
     },
     install_requires=[
         "torch>=2.6",

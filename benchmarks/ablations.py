@@ -26,12 +26,12 @@ from train_unirain import main as train
 
 
 SMALL = {
-    "encoder_hidden_sizes": [12, 24, 48],
-    "encoder_depths": [1, 1, 2],
-    "latent_hidden_size": 64,
+    "encoder_hidden_sizes": [16, 32, 64],
+    "encoder_depths": [1, 1, 1],
+    "latent_hidden_size": 96,
     "latent_depth": 2,
-    "decoder_hidden_sizes": [48, 24, 12],
-    "decoder_depths": [2, 1, 1],
+    "decoder_hidden_sizes": [64, 32, 16],
+    "decoder_depths": [1, 1, 1],
     "refinement_depth": 0,
 }
 ARCHITECTURES = {
@@ -67,7 +67,7 @@ def arguments_of(recipe: str, variant: dict, seed: int, steps: int, output_dir: 
         seed=seed,
         max_steps=steps,
         batch_size=8,
-        patch_size=48,
+        patch_size=64,
         learning_rate=2e-3,
         loss="l1",  # the paper's, whatever the recipe has moved on to
         warmup_steps=min(100, steps // 10),
@@ -86,7 +86,7 @@ def arguments_of(recipe: str, variant: dict, seed: int, steps: int, output_dir: 
         training=training,
         objective=objective,
         data=arguments.data | {"sampling": variant.get("sampling", "natural"), "type_shares": None},
-        validation=arguments.validation | {"samples_per_type": 16, "crop_size": 128},
+        validation=arguments.validation | {"samples_per_type": 12, "crop_size": 128},
         phases=[],
         model_overrides=SMALL | variant.get("model_overrides", {}),
     )
@@ -155,7 +155,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--recipe", default="unirain", help="recipe whose data is used")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/ablations"))
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=list(variants()), help="some of the variants")
     options = parser.parse_args()

@@ -5,8 +5,8 @@
 `rendered` is what `benchmarks/rendered_sets.py` writes. With `--blend OTHER SHARE`, the weights are SHARE of the export's and
 the rest of those of OTHER, another run's checkpoint (model soups, Wortsman et al., ICML 2022).
 Stores the weights in float16, measures what is then bundled on the test sets, and writes the figures into the card and
-into the README; the full report, with its sheets, is written beside the export. Run `benchmarks/sound_pairs.py` afterwards: two
-judges of the distillation ask the bundled weights where they see rain.
+into the README; the full report, with its sheets, is written beside the export. Distillation
+keeps to weights of its own (`modeling_unirain/distillation/weights`), so that a release changes none of its verdicts.
 """
 
 import argparse

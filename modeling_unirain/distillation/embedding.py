@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from PIL import Image
 from transformers import AutoModel, AutoTokenizer
 
-from modeling_unirain.checkpoint_unirain import resolve_checkpoint
 from modeling_unirain.distillation.local_judges import photograph_statistics
 from modeling_unirain.distillation.measurements import rain_attributes, working_crop
 from modeling_unirain.distillation.pretrained import Pretrained, slug
 from modeling_unirain.distillation.protocols import ImageEmbedder, TextEmbedder
+from modeling_unirain.distillation.rain_seen import WEIGHTS
 from modeling_unirain.modeling_unirain import UniRainForImageDeraining
 
 
@@ -93,7 +93,11 @@ class RainFeatureEmbedder(ImageEmbedder):
     """Rain-aware visual features: what UniRain's encoder sees, beside measured statistics of the picture and its rain.
 
     The encoder's pooled channels lie on scales of their own; their signed logarithm and unit length keep a few of them from being the
-    whole cosine. Without a bundled checkpoint the measured statistics stand alone.
+    whole cosine. Without a checkpoint the measured statistics stand alone.
+
+    Args:
+        checkpoint (`str` or `Path`): a model folder; by default the one that the local judges ask.
+        device (`str`, *optional*): where it runs; the CPU by default.
     """
 
     name = "rain-features"
@@ -117,8 +121,8 @@ class RainFeatureEmbedder(ImageEmbedder):
         "drops": (0.1, 0.2),
     }
 
-    def __init__(self, checkpoint: str = "unirain", device: str | None = None):
-        folder = Path(resolve_checkpoint(checkpoint))
+    def __init__(self, checkpoint: str | Path = WEIGHTS, device: str | None = None):
+        folder = Path(checkpoint)
         self.checkpoint = folder if (folder / "config.json").is_file() else None
         self.device = device or "cpu"
         self._model = None

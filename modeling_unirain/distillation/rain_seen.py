@@ -1,7 +1,8 @@
 """Where the network sees rain: what it would remove from either image of a pair, beside what the pair's maker removed.
 
 The other measurements look at what was removed; this one also looks for rain that was left, in all of the target or in a part of it, and
-for changes that are none of rain's. `sound_pairs.json` was fitted with the bundled weights and belongs to them.
+for changes that are none of rain's. The network is the package's own, of one training run (`weights/`): `sound_pairs.json` was fitted with these
+weights and belongs to them, and a release of better ones must not change which pairs are kept.
 
 Two judges ask, so that two of three can see what only the network sees. Judges work one after the other, each over all pairs, so it is
 asked twice: about half a second a pair and judge on one core.
@@ -17,12 +18,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from modeling_unirain.checkpoint_unirain import resolve_checkpoint
 from modeling_unirain.distillation.measurements import blocks, luma, quantiles, rms, working_crop
 from modeling_unirain.distillation.sound_pairs import measured_with
 from modeling_unirain.modeling_unirain import UniRainForImageDeraining
 
 
+WEIGHTS = Path(__file__).with_name("weights")
+"""The checkpoint that distillation asks, its README.md says which."""
 SIZE = 256
 """Largest side of the central crop that the network sees: it is by far the slowest of the measurements."""
 TILE = 48
@@ -35,7 +37,7 @@ FAINT_ENERGY, FAINT_TILE_ENERGY = 300, 100
 
 
 class RainSeen:
-    """The bundled network as an instrument, on the CPU; loaded on first use, given back by `release`."""
+    """The network as an instrument, on the CPU; loaded on first use, given back by `release`."""
 
     def __init__(self) -> None:
         self._model: UniRainForImageDeraining | None = None
@@ -43,26 +45,26 @@ class RainSeen:
     @staticmethod
     @cache
     def fingerprint() -> str:
-        """SHA-256 of the bundled checkpoint's configuration and weights.
+        """SHA-256 of the network's configuration and weights.
 
         Raises:
             OSError: the package came without them.
         """
         try:
-            files = [_checkpoint().joinpath(name).read_bytes() for name in ("config.json", "model.safetensors")]
+            files = [WEIGHTS.joinpath(name).read_bytes() for name in ("config.json", "model.safetensors")]
         except OSError as error:
             raise OSError(
-                "the local judges look for rain with the bundled checkpoint, which this installation lacks: install "
+                f"the local judges look for rain with the weights in {WEIGHTS}, which this installation lacks: install "
                 "unirain again, or name other --judges"
             ) from error
         return hashlib.sha256(b"".join(files)).hexdigest()
 
     @classmethod
     def check(cls) -> None:
-        """Raise `OSError` if the package came without its checkpoint, `ValueError` if the judges were fitted with another one."""
+        """Raise `OSError` if the package came without the weights, `ValueError` if the judges were fitted with others."""
         if cls.fingerprint() != measured_with():
             raise ValueError(
-                "the local judges were fitted with another checkpoint than the bundled one: run benchmarks/sound_pairs.py, "
+                f"the local judges were fitted with other weights than those in {WEIGHTS}: run benchmarks/sound_pairs.py, "
                 "or name other --judges"
             )
 
@@ -115,14 +117,10 @@ class RainSeen:
     def _cleaned(self, images: Tensor) -> Tensor:
         """(2, 3, height, width) in [0, 255], without what the network takes for rain."""
         if self._model is None:
-            model = UniRainForImageDeraining.from_pretrained(_checkpoint()).eval()
+            model = UniRainForImageDeraining.from_pretrained(WEIGHTS).eval()
             self._model = model.to(memory_format=torch.channels_last)
         height, width = images.shape[2:]
         divisor = self._model.config.size_divisor
         padded = F.pad(images / 255, (0, -width % divisor, 0, -height % divisor), mode="reflect")
         cleaned = self._model(padded.contiguous(memory_format=torch.channels_last)).reconstruction
         return 255 * cleaned[:, :, :height, :width].clamp(0, 1).contiguous()
-
-
-def _checkpoint() -> Path:
-    return Path(resolve_checkpoint("unirain"))

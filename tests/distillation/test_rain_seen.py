@@ -1,4 +1,4 @@
-"""Where the bundled network sees rain: in targets that were cleaned in part, not or wrongly."""
+"""Where the network sees rain: in targets that were cleaned in part, not or wrongly."""
 
 import numpy as np
 import pytest
@@ -57,12 +57,12 @@ def test_any_size_gives_finite_scores(pair, measure, height, width):
     assert np.isfinite(list(measure(rainy, target).values())).all()
 
 
-def test_the_judges_were_fitted_with_the_bundled_checkpoint():
-    RainSeen.check()  # after a new one: benchmarks/sound_pairs.py
+def test_the_judges_were_fitted_with_the_weights_they_ask():
+    RainSeen.check()  # after others: benchmarks/sound_pairs.py
 
 
-def test_judges_fitted_with_another_checkpoint_are_refused_before_any_work(monkeypatch, tmp_path):
+def test_judges_fitted_with_other_weights_are_refused_before_any_work(monkeypatch, tmp_path):
     (tmp_path / "sound.json").write_text('{"checkpoint": "another", "judges": {}}')
     monkeypatch.setattr("modeling_unirain.distillation.sound_pairs.FILE", tmp_path / "sound.json")
-    with pytest.raises(ValueError, match="fitted with another checkpoint"):
+    with pytest.raises(ValueError, match="fitted with other weights"):
         RainLayerJudge().check()
