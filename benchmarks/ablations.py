@@ -12,6 +12,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
+from textwrap import fill
 
 from matplotlib.figure import Figure
 from transformers.utils.logging import disable_progress_bar
@@ -26,12 +27,12 @@ from train_unirain import main as train
 
 
 SMALL = {
-    "encoder_hidden_sizes": [16, 32, 64],
-    "encoder_depths": [1, 1, 1],
-    "latent_hidden_size": 96,
+    "encoder_hidden_sizes": [12, 24, 48],
+    "encoder_depths": [1, 1, 2],
+    "latent_hidden_size": 64,
     "latent_depth": 2,
-    "decoder_hidden_sizes": [64, 32, 16],
-    "decoder_depths": [1, 1, 1],
+    "decoder_hidden_sizes": [48, 24, 12],
+    "decoder_depths": [2, 1, 1],
     "refinement_depth": 0,
 }
 ARCHITECTURES = {
@@ -67,7 +68,7 @@ def arguments_of(recipe: str, variant: dict, seed: int, steps: int, output_dir: 
         seed=seed,
         max_steps=steps,
         batch_size=8,
-        patch_size=64,
+        patch_size=48,
         learning_rate=2e-3,
         loss="l1",  # the paper's, whatever the recipe has moved on to
         warmup_steps=min(100, steps // 10),
@@ -86,7 +87,7 @@ def arguments_of(recipe: str, variant: dict, seed: int, steps: int, output_dir: 
         training=training,
         objective=objective,
         data=arguments.data | {"sampling": variant.get("sampling", "natural"), "type_shares": None},
-        validation=arguments.validation | {"samples_per_type": 12, "crop_size": 128},
+        validation=arguments.validation | {"samples_per_type": 16, "crop_size": 128},
         phases=[],
         model_overrides=SMALL | variant.get("model_overrides", {}),
     )
@@ -139,12 +140,12 @@ def draw_curves(results: dict[str, list[list[Round]]], file: Path) -> None:
             for name in [name for name in results if name == FULL or name in group]:
                 curves = [[read(point) for point in run] for run in results[name]]
                 steps = [point["step"] for point in results[name][0]]
-                axis.plot(steps, [fmean(values) for values in zip(*curves, strict=True)], label=name)
+                axis.plot(steps, [fmean(values) for values in zip(*curves, strict=True)], label=fill(name, 36))
                 lowest, highest = ([edge(v) for v in zip(*curves, strict=True)] for edge in (min, max))
                 axis.fill_between(steps, lowest, highest, alpha=0.15)
             axis.set_title(f"{title}, PSNR (dB)")
             axis.grid(alpha=0.3)
-        row[-1].legend(fontsize="x-small")
+        row[-1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
     for axis in axes[-1]:
         axis.set_xlabel("step")
     with written(file) as temporary:
@@ -155,7 +156,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--recipe", default="unirain", help="recipe whose data is used")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/ablations"))
-    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=list(variants()), help="some of the variants")
     options = parser.parse_args()
