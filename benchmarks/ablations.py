@@ -3,7 +3,7 @@
 Trains a small network several times at an equal budget of steps, changing one thing at a time, and prints a table of
 mean and spread (standard deviation) over the seeds: PSNR per type on the same validation pictures, the mean over the
 types, and the worst type; `curves.png` in `output_dir` shows them over the steps. Finished runs are kept in `output_dir` and not repeated,
-so the command can be stopped and given again; with `--only`, several of it can share the work.
+so the command can be stopped and given again; with `--only`, several of it can share the work, and the command without it draws and prints all.
 """
 
 import argparse
@@ -170,14 +170,15 @@ def main() -> None:
         for number, (name, variant) in enumerate(variants().items()):
             if options.only and name not in options.only:
                 continue
-            folder = options.output_dir / f"{options.steps}-{number:02d}-{seed}"
+            folder = options.output_dir / f"l1-{options.steps}-{number:02d}-{seed}"
             if rounds_of(folder, options.steps) is None:
                 outcome = train(arguments_of(options.recipe, variant, seed, options.steps, folder))
                 if outcome.status != "finished":  # Ctrl-C ends the benchmark, not only the run
                     sys.exit(f"{outcome.status.capitalize()}: the same command goes on from here.")
             results.setdefault(name, []).append(rounds_of(folder, options.steps))
-    draw_curves(results, options.output_dir / CURVES)
     print(f"\nPSNR (dB) after {options.steps} steps, averaged weights\n\n{table(results)}")
+    if not options.only:
+        draw_curves(results, options.output_dir / CURVES)
 
 
 if __name__ == "__main__":

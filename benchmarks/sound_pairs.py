@@ -4,8 +4,8 @@
 
 On sound pairs alone, all of the tuning half of `planted_candidates.py`: its stored pairs as they are and once more mirrored and reduced,
 and rain rendered over its photographs. Each judge's limit is the distance that one share of the plain pairs stay within when their
-photograph, and every other pair that shows it, is left out of the fit (not of the training of the network they ask, whose material
-most of them are): the least share, the same for all judges, at which two of three keep `KEPT` of the plain pairs. Measured scores are kept in DIR; the
+photograph, and every other pair that shows it, is left out of the fit (not of the training of the judges' network, whose material
+most pairs are): the least share, the same for all judges, at which two of three keep `KEPT` of the plain pairs. Measured scores are kept in DIR; the
 planted defects take no part. To be run again when the weights that two judges ask
 (`modeling_unirain/distillation/weights`) are replaced.
 """

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from transformers import AutoModel, AutoTokenizer
 
+from modeling_unirain.checkpoint_unirain import resolve_checkpoint
 from modeling_unirain.distillation.local_judges import photograph_statistics
 from modeling_unirain.distillation.measurements import rain_attributes, working_crop
 from modeling_unirain.distillation.pretrained import Pretrained, slug
@@ -96,7 +97,7 @@ class RainFeatureEmbedder(ImageEmbedder):
     whole cosine. Without a checkpoint the measured statistics stand alone.
 
     Args:
-        checkpoint (`str` or `Path`): a model folder; by default the one that the local judges ask.
+        checkpoint (`str` or `Path`): a model folder or one of our names; by default the weights that the local judges ask.
         device (`str`, *optional*): where it runs; the CPU by default.
     """
 
@@ -122,7 +123,7 @@ class RainFeatureEmbedder(ImageEmbedder):
     }
 
     def __init__(self, checkpoint: str | Path = WEIGHTS, device: str | None = None):
-        folder = Path(checkpoint)
+        folder = Path(resolve_checkpoint(checkpoint))
         self.checkpoint = folder if (folder / "config.json").is_file() else None
         self.device = device or "cpu"
         self._model = None

@@ -5,7 +5,7 @@ since two votes of three decide, their sides overlap: a blurred target is unlike
 rain layer of the second, and has lost the input's sharpness to the third. No judge can veto.
 
 A judge measures named scores, and votes yes when together they lie as near to those of sound pairs as nine in ten sound pairs do
-(`sound_pairs.py`). It has learned no defect. The second and the third also ask the network where it sees rain (`rain_seen.py`).
+(`sound_pairs.py`). It has learned no defect. The second and the third also ask a network where it sees rain (`rain_seen.py`).
 All scores are kept with the vote.
 """
 

@@ -14,6 +14,7 @@ from modeling_unirain.distillation.embedding import (
     MiniLmTextEmbedder,
     RainFeatureEmbedder,
 )
+from modeling_unirain.distillation.rain_seen import WEIGHTS
 from modeling_unirain.modeling_unirain import UniRainForImageDeraining
 
 
@@ -103,6 +104,11 @@ def test_rain_features_hold_what_the_encoder_sees_and_what_was_measured(checkpoi
     np.testing.assert_allclose(np.linalg.norm(rows[:, width:], axis=1), 1, atol=1e-5)
     np.testing.assert_allclose(rows[1], with_encoder.embed_images(images[1:])[0], atol=1e-6)
     assert with_encoder.fingerprint != measured.fingerprint
+
+
+def test_rain_features_ask_the_weights_that_the_judges_ask():
+    embedder = RainFeatureEmbedder()
+    assert embedder.checkpoint == WEIGHTS and (WEIGHTS / "model.safetensors").is_file()
 
 
 def test_measured_features_bring_like_rain_together():
