@@ -24,7 +24,7 @@ from modeling_unirain.modeling_unirain import UniRainForImageDeraining
 
 
 WEIGHTS = Path(__file__).with_name("weights")
-"""The checkpoint that distillation asks, its README.md says which."""
+"""The checkpoint that distillation asks; its README.md says which."""
 SIZE = 256
 """Largest side of the central crop that the network sees: it is by far the slowest of the measurements."""
 TILE = 48
