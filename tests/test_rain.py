@@ -13,7 +13,7 @@ import pytest
 from modeling_unirain.rain import RainParameters, apply_rain, draw_parameters, render_rain
 from modeling_unirain.rain.filters import gaussian_blur, luminance
 from modeling_unirain.rain.night import is_night, scene_light
-from modeling_unirain.rain.parameters import Drops, Night, StreakLayer, Veil, scale_of
+from modeling_unirain.rain.parameters import Drops, Grade, Night, StreakLayer, Veil, scale_of
 from modeling_unirain.types import RainType
 
 
@@ -191,6 +191,14 @@ class TestWhatIsDrawn:
         assert set(drawn) == {"rods", "fog"}
         assert 35 <= drawn.count("rods") <= 55
 
+    def test_pictures_are_graded_only_where_asked_for_by_day_and_in_rain_that_shows(self):
+        def grades(rain_type, **options):
+            return [render_rain(photograph(), rain_type, seed, **options).parameters.grade for seed in range(40)]
+
+        assert not any(grades("DRS")) and not any(grades("NRS", styles={"graded": 1}))
+        assert not any(grades("DRS", styles={"graded": 1}, severity=0.1))
+        assert all(grades("DRS", styles={"graded": 1}, severity=0.2))
+
     def test_types_hold_what_their_name_says(self):
         for seed in range(40):
             for rain_type in RainType:
@@ -224,6 +232,33 @@ class TestWhatIsDrawn:
         quiet = [p for p in drawn if p.severity < 0.05]
         assert 0.05 < len(quiet) / len(drawn) < 0.2
         assert all(p.jpeg_quality is None and p.blur == p.noise == 0 and p.veil is None for p in quiet)
+
+
+class TestGrading:
+    LEVELS = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8, 1).repeat(3, axis=2)
+
+    def graded(self, **changes) -> np.ndarray:
+        grade = Grade(**{"black": 0.0, "darkening": 0.0, "contrast": 0.0, "gain": 1.0} | changes)
+        return apply_rain(self.LEVELS, parameters(grade=grade), np.random.default_rng(0)).rainy
+
+    def test_each_part_does_what_it_says(self):
+        x = self.LEVELS
+        assert np.array_equal(self.graded(), x)
+        assert self.graded(black=0.2) == pytest.approx(np.interp(x, [0.2, 1], [0, 1]), abs=1e-6)
+        assert self.graded(darkening=1.0) == pytest.approx(x**2, abs=1e-6)
+        assert self.graded(gain=1.1) == pytest.approx(np.minimum(1.1 * x, 1), abs=1e-6)
+        s_curve = self.graded(contrast=1.0)  # flat at both ends, steepest in the middle, and symmetric
+        assert s_curve + s_curve[::-1, ::-1] == pytest.approx(np.ones_like(x), abs=1e-6)
+        slopes = np.diff(s_curve[..., 0].ravel()) * 63
+        assert slopes[[0, -1]] == pytest.approx([0, 0], abs=0.05) and slopes[31] == pytest.approx(1.5, abs=0.01)
+
+    def test_it_lies_over_rain_and_scene_alike_and_leaves_the_target(self):
+        plain = parameters(layers=(layer(),))
+        rained = apply_rain(photograph(), plain, np.random.default_rng(0)).rainy
+        grade = Grade(black=0.0, darkening=1.0, contrast=0.0, gain=1.0)
+        both = apply_rain(photograph(), dataclasses.replace(plain, grade=grade), np.random.default_rng(0))
+        assert both.rainy == pytest.approx(rained**2, abs=1e-5)
+        assert np.array_equal(both.clean, photograph())
 
 
 class TestDayAndNight:

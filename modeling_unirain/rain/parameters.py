@@ -33,6 +33,11 @@ STREAK_STYLES = {
         (38.0, 22.0),
     ),  # Outdoor-Rain, Li et al., CVPR 2019; RainCityscapes, Hu et al., CVPR 2019: streaks in thick airlight
     "wild": (0.10, (34.0, 11.0)),  # any mixture, for rain that no one foresaw
+    "graded": (0.0, (31.0, 13.0)),  # Rain800's darkened third: a tone curve over all. Only where asked for
+}
+PHOTOSHOP_BLENDS = {
+    "photoshop": {"screen": 0.3, "add": 0.15, "alpha": 0.15, "soft light": 0.4},
+    "graded": {"screen": 0.5, "add": 0.15, "alpha": 0.25, "soft light": 0.1},
 }
 LAYER_FILE_SHARE = 0.15
 """How often one layer comes from `streak_layers`, when there are any."""
@@ -42,6 +47,8 @@ SOFT_LIGHT_BLACK = 0.5
 """A black layer in soft light, at full opacity, squares what it covers: `image - 2 * 0.5 * image * (1 - image)`."""
 JPEG_SHARE = 0.22
 SOFT_SHARE = 0.06
+GRADED_FROM = 0.15
+"""Severity from which the style "graded" has its tone curve, by day: of a curve fainter rain tells nothing."""
 VEIL_SHARES = {"fog": 1.0, "physical": 0.5, "wild": 0.35, "rods": 0.05}
 """How often airlight lies over the scene; 0.12 for every other style."""
 STREAKS_BEHIND_DROPS_SHARE = 0.15
@@ -131,6 +138,20 @@ class Night:
 
 
 @dataclass(frozen=True)
+class Grade:
+    """A tone curve over the rainy picture, channel by channel: darker middle tones, clipped shadows, more contrast, brighter highlights.
+
+    `black` is what becomes 0, `darkening` a part of `x (1 - x)` that is taken away, `contrast` how far the S-curve `3 x^2 - 2 x^3`
+    replaces what is left, `gain` a factor at the end.
+    """
+
+    black: float
+    darkening: float
+    contrast: float
+    gain: float
+
+
+@dataclass(frozen=True)
 class RainParameters:
     """Everything drawn for one image except where single particles fall."""
 
@@ -147,6 +168,7 @@ class RainParameters:
     noise: float
     blur: float
     jpeg_quality: int | None
+    grade: Grade | None = None
 
 
 def scale_of(height: int, width: int) -> float:
@@ -196,6 +218,7 @@ def draw_parameters(
         noise=0.0 if quiet else noise,
         blur=0.0 if quiet else blur,
         jpeg_quality=None if quiet else quality,
+        grade=_draw_grade(rng) if style == "graded" and severity > GRADED_FROM and not night else None,
     )
 
 
@@ -216,16 +239,25 @@ def _draw_angle(rng: np.random.Generator) -> float:
 def _draw_capture(rng: np.random.Generator, style: str) -> tuple[float, float, float, float, int | None]:
     """Tone change, noise, softness and compression of the rainy picture alone."""
     contrast, brightness = 1.0, 0.0
+    photoshop = style in PHOTOSHOP_BLENDS
     draws = rng.random(4)
     values = rng.uniform(-1, 1, 5)
     if style == "photoshop" and draws[0] < 0.45:  # Rain800 inputs are often darker, contrastier or washed out
         contrast, brightness = 1 + 0.22 * float(values[0]), 0.06 * float(values[1]) - 0.01
     noise = 0.012 * abs(float(values[2])) if draws[1] < 0.15 else 0.0
     blur = 0.5 + 0.3 * float(values[3]) if draws[2] < SOFT_SHARE else 0.0
-    quality = (
-        int(70 + 25 * float(values[4])) if draws[3] < JPEG_SHARE * (1.8 if style == "photoshop" else 1.0) else None
-    )
+    quality = int(70 + 25 * float(values[4])) if draws[3] < JPEG_SHARE * (1.8 if photoshop else 1.0) else None
     return contrast, brightness, noise, blur, quality
+
+
+def _draw_grade(rng: np.random.Generator) -> Grade:
+    """Fitted by eye to what Rain800's training pairs 501 to 700 make of each level between the streaks."""
+    return Grade(
+        black=0.0 if rng.random() < 0.7 else rng.uniform(0.0, 0.2),
+        darkening=rng.uniform(0.0, 0.85),
+        contrast=0.0 if rng.random() < 0.4 else rng.uniform(0.0, 1.0),
+        gain=rng.uniform(0.97, 1.12),
+    )
 
 
 def _draw_layers(
@@ -279,9 +311,9 @@ def _draw_layers(
                     taper=rng.uniform(0, 0.8),
                     blend=blend,
                 )
-    elif style == "photoshop":
+    elif style in PHOTOSHOP_BLENDS:
         count = int(rng.integers(1, 3))
-        blend = _choose(rng, {"screen": 0.3, "add": 0.15, "alpha": 0.15, "soft light": 0.4})
+        blend = _choose(rng, PHOTOSHOP_BLENDS[style])
         for share in rng.dirichlet(np.full(count, 3.0)):
             layers.append(_noise_layer(rng, decibel, float(share), angle + rng.normal(0, 4), blend, shared))
     elif style == "driving":

@@ -52,11 +52,17 @@ class PictureStore:
     def __init__(self, budget: int):
         self.budget = budget
         self._pictures: list[Path | CorpusPicture] = []
+        self._numbers: dict[Path, int] = {}
         self._memory = None
 
     def add(self, picture: Path | CorpusPicture) -> int:
-        self._pictures.append(picture)
-        return len(self._pictures) - 1
+        """The picture's number; a file that several sources read has one."""
+        number = len(self._pictures)
+        if isinstance(picture, Path):
+            number = self._numbers.setdefault(picture, number)
+        if number == len(self._pictures):
+            self._pictures.append(picture)
+        return number
 
     def name(self, number: int) -> str:
         return str(self._pictures[number])
@@ -134,7 +140,7 @@ class PictureStore:
             return self._decoded_size(number)
 
     def __getstate__(self):
-        return {"budget": self.budget, "_pictures": self._pictures, "_memory": None}
+        return {"budget": self.budget, "_pictures": self._pictures, "_numbers": self._numbers, "_memory": None}
 
 
 def _read_file(path: Path) -> np.ndarray:

@@ -3,8 +3,9 @@
 import itertools
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
 
@@ -50,12 +51,18 @@ class Pairs:
     """Pairs in a store: paired folders and corpora read by row."""
 
     def __init__(
-        self, label: str, pairs: dict[str, list[tuple[int, int]]], store: PictureStore, transferred: float = 0.0
+        self,
+        label: str,
+        pairs: dict[str, list[tuple[int, int]]],
+        store: PictureStore,
+        transferred: float = 0.0,
+        backgrounds: Iterable[Path] = (),
     ):
         self.label = label
         self.pairs = pairs
         self.store = store
         self.transferred = transferred
+        self.backgrounds = [store.add(path) for folder in backgrounds for path in _photographs(folder)]
 
     def counts(self) -> dict[str, int]:
         return {name: len(pairs) for name, pairs in self.pairs.items()}
@@ -75,6 +82,7 @@ class Pairs:
                 for rainy, clean in unequal[:EXAMPLES_IN_MESSAGES]
             )
             raise DataError(f"{self.label}: {len(unequal)} pair(s) differ in size and cannot be aligned: {shown}.")
+        self.backgrounds = [number for number in self.backgrounds if _is_readable(sizes[number], skip_unreadable)]
 
     def draw(self, type_name: str, number: int, deck: int, seed: int, rng: np.random.Generator, size: int) -> Sample:
         pairs = self.pairs[type_name]
@@ -83,7 +91,9 @@ class Pairs:
         sample = _crop_pair(rainy, clean, name, rng, size)
         if self.transferred == 0 or rng.random() >= self.transferred:
             return sample
-        background = random_patch(self.store.read(pairs[rng.integers(len(pairs))][1]), size, 1.0, rng)
+        other = rng.integers(len(pairs) + len(self.backgrounds))
+        photograph = pairs[other][1] if other < len(pairs) else self.backgrounds[other - len(pairs)]
+        background = random_patch(self.store.read(photograph), size, 1.0, rng)
         curve, strength = tone_curve(rainy, clean), rng.uniform(*TRANSFER_STRENGTH)
         rainy = lay_rain(sample.rainy, sample.clean, background, curve, strength)
         return Sample(rainy, background, name)
@@ -224,12 +234,14 @@ Reader = Pairs | StreamedCorpus | CleanPhotographs
 
 def build_reader(source: Source, types: list[str], store: PictureStore) -> Reader:
     if isinstance(source, PairedSource):
-        return Pairs(str(source.root), _find_pairs(source, types, store), store, source.transferred)
+        pairs = _find_pairs(source, types, store)
+        return Pairs(str(source.root), pairs, store, source.transferred, source.backgrounds)
     if isinstance(source, CleanSource):
         return CleanPhotographs(source, types, store)
     if source.streaming:
         return StreamedCorpus(source, types)
-    return Pairs(f"{source.path} ({source.split})", _index_corpus(source, types, store), store, source.transferred)
+    label, pairs = f"{source.path} ({source.split})", _index_corpus(source, types, store)
+    return Pairs(label, pairs, store, source.transferred, source.backgrounds)
 
 
 def _find_pairs(source: PairedSource, types: list[str], store: PictureStore) -> dict[str, list[tuple[int, int]]]:
@@ -246,9 +258,10 @@ def _find_pairs(source: PairedSource, types: list[str], store: PictureStore) -> 
         kept = []
         for rainy, clean in (pair for inputs in inputs_of[name] for pair in _match(inputs)):
             folder = rainy.parents[1].relative_to(source.root)
-            labels = {folder.as_posix(), (folder / rainy.stem).as_posix()}
-            unused -= labels
-            if labels.isdisjoint(left_out):
+            labels = (folder.as_posix(), (folder / rainy.stem).as_posix())
+            matched = {name for name in left_out if any(name == label or fnmatchcase(label, name) for label in labels)}
+            unused -= matched
+            if not matched:
                 kept.append((store.add(rainy), store.add(clean)))
         if not kept:
             raise DataError(f"leave_out leaves no pair of {source.root / name}.")

@@ -24,10 +24,12 @@ class PairedSource:
     types: list[str] | None = None
     """Read only these type folders. Default: all there are, and each must be a type of the recipe."""
     leave_out: list[str] = field(default_factory=list)
-    """Pairs not to be read, as `<TYPE>/<NAME>/<file name without its suffix>`, or whole sets, as `<TYPE>/<NAME>`: scenes of a
-    test set, say, or what another source reads with a weight of its own."""
+    """Pairs not to be read, as `<TYPE>/<NAME>/<file name without its suffix>`, or whole sets, as `<TYPE>/<NAME>`, with `*`, `?` and
+    `[...]` as in a shell: scenes of a test set, say, or what another source reads with a weight of its own."""
     transferred: float = 0.0
     """Probability that a pair's rain is laid over the target of another pair of its type (`training.transfer`). In training only."""
+    backgrounds: list[Path] = field(default_factory=list)
+    """Folders of photographs (or single ones) over which rain is transferred too; each is as likely as a pair's target."""
 
     def __post_init__(self):
         (self.root,) = _as_paths("root", self.root) or [None]
@@ -35,7 +37,7 @@ class PairedSource:
             raise DataError("The root of a paired source must be a folder, got None.")
         self.leave_out = [str(name) for name in _as_list(self.leave_out)]
         _check_source(self)
-        _check_probability("transferred", self.transferred)
+        _check_transfer(self, self.root)
 
 
 @dataclass
@@ -54,11 +56,13 @@ class CorpusSource:
     share, and a resumed run reads up to where it was; a corpus that fits on the disk is faster without."""
     transferred: float = 0.0
     """As for `PairedSource`; not of a stream, of which one row is known at a time."""
+    backgrounds: list[Path] = field(default_factory=list)
+    """As for `PairedSource`."""
 
     def __post_init__(self):
         self.path = str(self.path)
         _check_source(self)
-        _check_probability("transferred", self.transferred)
+        _check_transfer(self, self.path)
         if self.streaming and self.transferred:
             raise DataError(
                 f"The rain of a stream cannot be transferred: leave transferred or streaming out for {self.path}."
@@ -174,6 +178,13 @@ def _check_source(source: Source) -> None:
     if source.types is not None:
         source.types = [str(name) for name in _as_list(source.types)]
         check_types(source.types)
+
+
+def _check_transfer(source: PairedSource | CorpusSource, label: Path | str) -> None:
+    _check_probability("transferred", source.transferred)
+    source.backgrounds = _as_paths("backgrounds", source.backgrounds)
+    if source.backgrounds and not source.transferred:
+        raise DataError(f"No rain goes to the backgrounds of {label}: set transferred, or leave backgrounds out.")
 
 
 def _check_probability(name: str, value: float) -> None:

@@ -181,6 +181,18 @@ def test_pairs_can_be_left_out_by_name(tmp_path):
         RainDataset(config(PairedSource(tmp_path, leave_out=[f"DRS/set/{number}" for number in range(3)])))
 
 
+def test_pairs_can_be_left_out_by_pattern_and_names_are_taken_as_they_are(tmp_path):
+    write_pairs(tmp_path, "DRS", 12)
+    dataset = RainDataset(config(PairedSource(tmp_path, leave_out=["DRS/set/1*", "DRS/set/[3-9]"])))
+    assert {stem(dataset[index]) for index in range(8)} == {"0", "2"}
+    for folder in ("input", "target"):
+        (tmp_path / "DRS" / "set" / folder / "0.png").rename(tmp_path / "DRS" / "set" / folder / "[0].png")
+    dataset = RainDataset(config(PairedSource(tmp_path, leave_out=["DRS/set/[0]", "DRS/set/1*", "DRS/set/[3-9]"])))
+    assert {stem(dataset[index]) for index in range(8)} == {"2"}
+    with pytest.raises(DataError, match=r"no pair 'DRS/set/z\*' to leave out"):
+        RainDataset(config(PairedSource(tmp_path, leave_out=["DRS/set/z*"])))
+
+
 def test_whole_sets_can_be_left_out(tmp_path):
     for name in ("set", "settled"):
         write_pairs(tmp_path, "DRS", 3, name=name)

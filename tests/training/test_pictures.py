@@ -23,10 +23,16 @@ def test_a_split_without_pictures_is_told_in_a_sentence(tmp_path, streaming):
         RainDataset(DataConfig([source], types=["DRS"], patch_size=16, samples_per_epoch=4))[0]
 
 
+def test_a_file_that_several_sources_read_is_kept_once():
+    store = PictureStore(0)
+    assert [store.add(Path(name)) for name in ("a.png", "b.png", "a.png", "c.png")] == [0, 1, 0, 2]
+    assert [store.name(number) for number in range(3)] == ["a.png", "b.png", "c.png"]
+
+
 def test_few_pictures_wait_for_a_thread_at_a_time():
     store, count = PictureStore(0), 12_000
-    for _ in range(count):
-        store.add(Path("picture.png"))
+    for number in range(count):
+        store.add(Path(f"{number}.png"))
     tracemalloc.start()
     numbers = store._in_threads(lambda number: number, "Counting")
     _, peak = tracemalloc.get_traced_memory()

@@ -87,8 +87,8 @@ def pairs(tmp_path):
     return tmp_path
 
 
-def samples(root, transferred: float) -> list[dict]:
-    source = PairedSource(root, transferred=transferred)
+def samples(root, transferred: float, **options) -> list[dict]:
+    source = PairedSource(root, transferred=transferred, **options)
     dataset = RainDataset(DataConfig([source], types=["DRS"], patch_size=96, samples_per_epoch=24, rotate=False))
     return [dataset[index] for index in range(24)]
 
@@ -113,7 +113,24 @@ def test_a_source_transfers_as_often_as_asked_and_always_the_same(pairs):
         assert 0.35 < 1 - sample["pixel_values"].mean() / sample["labels"].mean() < 0.65
 
 
+def test_rain_is_transferred_to_photographs_as_often_as_to_targets(pairs, tmp_path):
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    for number in range(3):
+        Image.fromarray(np.full((100, 140, 3), 120 + 20 * number, np.uint8)).save(folder / f"{number}.png")
+    drawn = samples(pairs, 1.0, backgrounds=folder)
+    plain = [sample["labels"] for sample in drawn if sample["labels"].min() == sample["labels"].max()]
+    assert {round(255 * float(labels[0, 0, 0])) for labels in plain} == {120, 140, 160}
+    assert 6 <= len(plain) <= 18  # three photographs beside three targets
+    for sample in drawn:
+        assert 0.3 < 1 - sample["pixel_values"].mean() / sample["labels"].mean() < 0.7
+
+
 def test_what_cannot_be_transferred_is_said(tmp_path):
+    with pytest.raises(DataError, match="No rain goes to the backgrounds of .*: set transferred"):
+        PairedSource(tmp_path, backgrounds=[tmp_path])
+    with pytest.raises(DataError, match="backgrounds must be a path"):
+        CorpusSource("me/rain", transferred=0.5, backgrounds=3)
     with pytest.raises(DataError, match="transferred is a probability between 0 and 1, got 2"):
         PairedSource(tmp_path, transferred=2.0)
     with pytest.raises(DataError, match="rain of a stream cannot be transferred"):
