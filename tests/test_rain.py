@@ -12,8 +12,9 @@ import pytest
 
 from modeling_unirain.rain import RainParameters, apply_rain, draw_parameters, render_rain
 from modeling_unirain.rain.filters import gaussian_blur, luminance
+from modeling_unirain.rain.grading import Grade
 from modeling_unirain.rain.night import is_night, scene_light
-from modeling_unirain.rain.parameters import Drops, Grade, Night, StreakLayer, Veil, scale_of
+from modeling_unirain.rain.parameters import Drops, Night, StreakLayer, Veil, scale_of
 from modeling_unirain.types import RainType
 
 

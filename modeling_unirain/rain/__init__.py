@@ -19,9 +19,9 @@ import numpy as np
 from modeling_unirain.rain import night
 from modeling_unirain.rain.drops import add_drops
 from modeling_unirain.rain.filters import gaussian_blur, jpeg, luminance, smooth_noise
+from modeling_unirain.rain.grading import apply_grade, draw_grade
 from modeling_unirain.rain.parameters import (
     STREAK_STYLES,
-    Grade,
     RainParameters,
     StreakLayer,
     Veil,
@@ -32,7 +32,16 @@ from modeling_unirain.rain.streaks import draw_layer
 from modeling_unirain.types import RainType
 
 
-__all__ = ["RainParameters", "RenderedRain", "apply_rain", "check_styles", "draw_parameters", "render_rain"]
+__all__ = [
+    "RainParameters",
+    "RenderedRain",
+    "apply_grade",
+    "apply_rain",
+    "check_styles",
+    "draw_grade",
+    "draw_parameters",
+    "render_rain",
+]
 
 MIN_SIDE = 8
 
@@ -197,17 +206,10 @@ def _veiled(image: np.ndarray, veil: Veil, rng: np.random.Generator) -> np.ndarr
     return image + airlight * (veil.level - image)
 
 
-def _graded(image: np.ndarray, grade: Grade) -> np.ndarray:
-    image = np.maximum(image - grade.black, 0) / (1 - grade.black)
-    image = image - grade.darkening * image * (1 - image)
-    image = image + grade.contrast * (image * image * (3 - 2 * image) - image)
-    return grade.gain * image
-
-
 def _captured(image: np.ndarray, parameters: RainParameters, rng: np.random.Generator) -> np.ndarray:
     """What happens to the rainy picture alone on its way to a file."""
     if parameters.grade is not None:
-        image = _graded(np.clip(image, 0, 1), parameters.grade)
+        image = apply_grade(image, parameters.grade)
     if parameters.contrast != 1 or parameters.brightness != 0:
         image = (image - 0.5) * parameters.contrast + 0.5 + parameters.brightness
     image = gaussian_blur(image, parameters.blur)

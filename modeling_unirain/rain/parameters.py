@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from modeling_unirain.rain.grading import Grade, draw_grade
 from modeling_unirain.types import RainType
 
 
@@ -138,20 +139,6 @@ class Night:
 
 
 @dataclass(frozen=True)
-class Grade:
-    """A tone curve over the rainy picture, channel by channel: darker middle tones, clipped shadows, more contrast, brighter highlights.
-
-    `black` is what becomes 0, `darkening` a part of `x (1 - x)` that is taken away, `contrast` how far the S-curve `3 x^2 - 2 x^3`
-    replaces what is left, `gain` a factor at the end.
-    """
-
-    black: float
-    darkening: float
-    contrast: float
-    gain: float
-
-
-@dataclass(frozen=True)
 class RainParameters:
     """Everything drawn for one image except where single particles fall."""
 
@@ -218,7 +205,7 @@ def draw_parameters(
         noise=0.0 if quiet else noise,
         blur=0.0 if quiet else blur,
         jpeg_quality=None if quiet else quality,
-        grade=_draw_grade(rng) if style == "graded" and severity > GRADED_FROM and not night else None,
+        grade=draw_grade(rng) if style == "graded" and severity > GRADED_FROM and not night else None,
     )
 
 
@@ -248,16 +235,6 @@ def _draw_capture(rng: np.random.Generator, style: str) -> tuple[float, float, f
     blur = 0.5 + 0.3 * float(values[3]) if draws[2] < SOFT_SHARE else 0.0
     quality = int(70 + 25 * float(values[4])) if draws[3] < JPEG_SHARE * (1.8 if photoshop else 1.0) else None
     return contrast, brightness, noise, blur, quality
-
-
-def _draw_grade(rng: np.random.Generator) -> Grade:
-    """Fitted by eye to what Rain800's training pairs 501 to 700 make of each level between the streaks."""
-    return Grade(
-        black=0.0 if rng.random() < 0.7 else rng.uniform(0.0, 0.2),
-        darkening=rng.uniform(0.0, 0.85),
-        contrast=0.0 if rng.random() < 0.4 else rng.uniform(0.0, 1.0),
-        gain=rng.uniform(0.97, 1.12),
-    )
 
 
 def _draw_layers(

@@ -3,7 +3,7 @@
 import itertools
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ..images import EXTENSIONS
-from ..rain import MIN_SIDE, render_rain
+from ..rain import MIN_SIDE, apply_grade, draw_grade, render_rain
 from ..types import RainType
 from .crops import crop_window, pad_to, random_patch
 from .pictures import CorpusPicture, DataError, PictureStore, decode, encoded
@@ -55,14 +55,14 @@ class Pairs:
         label: str,
         pairs: dict[str, list[tuple[int, int]]],
         store: PictureStore,
-        transferred: float = 0.0,
-        backgrounds: Iterable[Path] = (),
+        source: PairedSource | CorpusSource,
     ):
         self.label = label
         self.pairs = pairs
         self.store = store
-        self.transferred = transferred
-        self.backgrounds = [store.add(path) for folder in backgrounds for path in _photographs(folder)]
+        self.transferred = source.transferred
+        self.graded = source.graded
+        self.backgrounds = [store.add(path) for folder in source.backgrounds for path in _photographs(folder)]
 
     def counts(self) -> dict[str, int]:
         return {name: len(pairs) for name, pairs in self.pairs.items()}
@@ -89,19 +89,29 @@ class Pairs:
         item = _shuffled(seed, deck, number, len(pairs))
         rainy, clean, name = self.whole(type_name, item)
         sample = _crop_pair(rainy, clean, name, rng, size)
-        if self.transferred == 0 or rng.random() >= self.transferred:
-            return sample
+        if self.transferred > 0 and rng.random() < self.transferred:
+            curve = tone_curve(rainy, clean)
+            sample = self._transfer(sample, pairs, curve, rng, size)
+        if self.graded > 0 and rng.random() < self.graded:
+            sample.rainy = _grade(sample.rainy, rng)
+        return sample
+
+    def _transfer(self, sample: Sample, pairs: list, curve: np.ndarray, rng: np.random.Generator, size: int) -> Sample:
         other = rng.integers(len(pairs) + len(self.backgrounds))
         photograph = pairs[other][1] if other < len(pairs) else self.backgrounds[other - len(pairs)]
         background = random_patch(self.store.read(photograph), size, 1.0, rng)
-        curve, strength = tone_curve(rainy, clean), rng.uniform(*TRANSFER_STRENGTH)
-        rainy = lay_rain(sample.rainy, sample.clean, background, curve, strength)
-        return Sample(rainy, background, name)
+        rainy = lay_rain(sample.rainy, sample.clean, background, curve, rng.uniform(*TRANSFER_STRENGTH))
+        return Sample(rainy, background, sample.name)
 
     def whole(self, type_name: str, item: int) -> tuple[np.ndarray, np.ndarray, str]:
         """Input, target and name of one pair."""
         rainy, clean = self.pairs[type_name][item]
         return self.store.read(rainy), self.store.read(clean), self.store.name(rainy)
+
+
+def _grade(rainy: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    graded = apply_grade(rainy.astype(np.float32) / 255, draw_grade(rng))
+    return (255 * graded).clip(0, 255).round().astype(np.uint8)
 
 
 def _crop_pair(rainy: np.ndarray, clean: np.ndarray, name: str, rng: np.random.Generator, size: int) -> Sample:
@@ -235,13 +245,13 @@ Reader = Pairs | StreamedCorpus | CleanPhotographs
 def build_reader(source: Source, types: list[str], store: PictureStore) -> Reader:
     if isinstance(source, PairedSource):
         pairs = _find_pairs(source, types, store)
-        return Pairs(str(source.root), pairs, store, source.transferred, source.backgrounds)
+        return Pairs(str(source.root), pairs, store, source)
     if isinstance(source, CleanSource):
         return CleanPhotographs(source, types, store)
     if source.streaming:
         return StreamedCorpus(source, types)
     label, pairs = f"{source.path} ({source.split})", _index_corpus(source, types, store)
-    return Pairs(label, pairs, store, source.transferred, source.backgrounds)
+    return Pairs(label, pairs, store, source)
 
 
 def _find_pairs(source: PairedSource, types: list[str], store: PictureStore) -> dict[str, list[tuple[int, int]]]:

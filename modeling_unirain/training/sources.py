@@ -30,6 +30,8 @@ class PairedSource:
     """Probability that a pair's rain is laid over the target of another pair of its type (`training.transfer`). In training only."""
     backgrounds: list[Path] = field(default_factory=list)
     """Folders of photographs (or single ones) over which rain is transferred too; each is as likely as a pair's target."""
+    graded: float = 0.0
+    """Probability that a tone curve is laid over the rainy picture (`rain.grading`), as a third of Rain800 has one. In training only."""
 
     def __post_init__(self):
         (self.root,) = _as_paths("root", self.root) or [None]
@@ -37,7 +39,7 @@ class PairedSource:
             raise DataError("The root of a paired source must be a folder, got None.")
         self.leave_out = [str(name) for name in _as_list(self.leave_out)]
         _check_source(self)
-        _check_transfer(self, self.root)
+        _check_changes(self, self.root)
 
 
 @dataclass
@@ -58,15 +60,18 @@ class CorpusSource:
     """As for `PairedSource`; not of a stream, of which one row is known at a time."""
     backgrounds: list[Path] = field(default_factory=list)
     """As for `PairedSource`."""
+    graded: float = 0.0
+    """As for `PairedSource`."""
 
     def __post_init__(self):
         self.path = str(self.path)
         _check_source(self)
-        _check_transfer(self, self.path)
-        if self.streaming and self.transferred:
-            raise DataError(
-                f"The rain of a stream cannot be transferred: leave transferred or streaming out for {self.path}."
-            )
+        _check_changes(self, self.path)
+        for name in ("transferred", "graded"):
+            if self.streaming and getattr(self, name):
+                raise DataError(
+                    f"The rain of a stream cannot be {name}: leave {name} or streaming out for {self.path}."
+                )
 
 
 @dataclass
@@ -180,8 +185,9 @@ def _check_source(source: Source) -> None:
         check_types(source.types)
 
 
-def _check_transfer(source: PairedSource | CorpusSource, label: Path | str) -> None:
+def _check_changes(source: PairedSource | CorpusSource, label: Path | str) -> None:
     _check_probability("transferred", source.transferred)
+    _check_probability("graded", source.graded)
     source.backgrounds = _as_paths("backgrounds", source.backgrounds)
     if source.backgrounds and not source.transferred:
         raise DataError(f"No rain goes to the backgrounds of {label}: set transferred, or leave backgrounds out.")

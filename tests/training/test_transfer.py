@@ -126,7 +126,29 @@ def test_rain_is_transferred_to_photographs_as_often_as_to_targets(pairs, tmp_pa
         assert 0.3 < 1 - sample["pixel_values"].mean() / sample["labels"].mean() < 0.7
 
 
+def test_a_source_grades_as_often_as_asked_and_only_the_rainy_picture(pairs):
+    def levels(sample):
+        assert own_background(sample)
+        return ((255 * sample[key]).round().long() for key in ("pixel_values", "labels"))
+
+    def is_graded(sample):
+        rainy, clean = levels(sample)
+        return not torch.equal(clean // 2, rainy)  # the inputs are their targets, halved
+
+    assert not any(map(is_graded, samples(pairs, 0.0)))
+    assert 4 <= sum(map(is_graded, samples(pairs, 0.0, graded=0.4))) <= 16
+    for sample in samples(pairs, 0.0, graded=1.0):
+        assert is_graded(sample)
+        rainy, clean = levels(sample)
+        for value in clean.unique()[::16]:  # a curve: the same for equal levels
+            assert rainy[clean == value].unique().numel() == 1
+
+
 def test_what_cannot_be_transferred_is_said(tmp_path):
+    with pytest.raises(DataError, match="graded is a probability between 0 and 1, got -1"):
+        PairedSource(tmp_path, graded=-1)
+    with pytest.raises(DataError, match="rain of a stream cannot be graded"):
+        CorpusSource("me/rain", streaming=True, graded=0.5)
     with pytest.raises(DataError, match="No rain goes to the backgrounds of .*: set transferred"):
         PairedSource(tmp_path, backgrounds=[tmp_path])
     with pytest.raises(DataError, match="backgrounds must be a path"):
