@@ -40,6 +40,7 @@ PHOTOSHOP_BLENDS = {
     "photoshop": {"screen": 0.3, "add": 0.15, "alpha": 0.15, "soft light": 0.4},
     "graded": {"screen": 0.5, "add": 0.15, "alpha": 0.25, "soft light": 0.1},
 }
+"""The styles that have Photoshop's blurred noise, and how it is blended with the scene."""
 LAYER_FILE_SHARE = 0.15
 """How often one layer comes from `streak_layers`, when there are any."""
 NEAR_CLEAN_SHARE = 0.06

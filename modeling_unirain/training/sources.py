@@ -61,7 +61,7 @@ class CorpusSource:
     backgrounds: list[Path] = field(default_factory=list)
     """As for `PairedSource`."""
     graded: float = 0.0
-    """As for `PairedSource`."""
+    """As for `PairedSource`; not of a stream either."""
 
     def __post_init__(self):
         self.path = str(self.path)
