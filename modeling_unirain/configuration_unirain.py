@@ -26,6 +26,7 @@ NAMED_SIZES = {
         "encoder_expansion": 1.0,
         "decoder_expansion": 1.0,
         "feed_forward_expansion": 2.0,
+        "modulation": False,
     },
     # For tests: the released design, as small as it goes.
     "unirain-tiny": {
@@ -60,6 +61,8 @@ class UniRainConfig(ResolvesCheckpointNames, PreTrainedConfig):
         encoder_routing, decoder_routing (`str`): `"soft"` or `"hard"`. The paper's asymmetric design is soft in the
             encoder and hard in the decoder (section 3.2); the other three combinations serve its ablation.
         num_experts_per_tok (`int`): k of the hard router. The paper's figure switches on one of three.
+        modulation (`bool`): Whether the image's average features scale and shift what the experts give, see
+            [`UniRainModulation`]. Not in the paper.
         router_noise_std (`float`): Standard deviation of the noise on the pooled features in training.
         encoder_expansion, decoder_expansion (`float`): Width of one expert over its block's channels.
         feed_forward_expansion (`float`): Width of the dense feed-forward of latent and refinement.
@@ -82,6 +85,7 @@ class UniRainConfig(ResolvesCheckpointNames, PreTrainedConfig):
     encoder_routing: Literal["soft", "hard"] = "soft"
     decoder_routing: Literal["soft", "hard"] = "hard"
     num_experts_per_tok: int = 1
+    modulation: bool = True
     router_noise_std: float = 0.01
     encoder_expansion: float = 0.5
     decoder_expansion: float = 1.5
@@ -103,6 +107,13 @@ class UniRainConfig(ResolvesCheckpointNames, PreTrainedConfig):
     def num_routers(self) -> int:
         """Routers in order of execution: one a MoE block, the encoder's first."""
         return sum(self.encoder_depths) + sum(self.decoder_depths)
+
+    @property
+    def router_sizes(self) -> list[int]:
+        """Channels that each router averages, in the same order."""
+        sizes = [*self.encoder_hidden_sizes, *self.decoder_hidden_sizes]
+        depths = [*self.encoder_depths, *self.decoder_depths]
+        return [size for size, depth in zip(sizes, depths, strict=True) for _ in range(depth)]
 
     @property
     def size_divisor(self) -> int:

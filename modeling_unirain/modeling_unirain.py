@@ -1,11 +1,11 @@
 """The UniRain network (CVPR 2026, section 3.2): a U-shaped encoder-decoder with an asymmetric mixture of experts.
 
 The encoder blends all of its experts (soft), the decoder runs the best one only (hard). An image is routed as a
-whole, from the average of its features; a route can be kept and handed back, which is how the tiles of one large
-image come to agree.
+whole, from the averages of its features, which also scale and shift what its experts give; the averages can be kept
+and handed back, which is how the tiles of one large image come to agree.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -33,12 +33,15 @@ class UniRainOutput(ModelOutput):
             that every MoE block gave its experts, encoder blocks first; zero where an expert was not run.
         router_probabilities (`Tensor`, the same shape, with `output_routes=True` unless `routes` were given): The
             routers' softmax before the top-k, for [`load_balancing_loss`].
+        averages (`tuple` of `Tensor`, with `output_routes=True`): What every MoE block's router was given, float32 of shape
+            `(batch, the block's channels)`, encoder blocks first.
     """
 
     loss: Tensor | None = None
     reconstruction: Tensor | None = None
     routes: Tensor | None = None
     router_probabilities: Tensor | None = None
+    averages: tuple[Tensor, ...] | None = None
 
 
 class UniRainLayerNorm(nn.LayerNorm):
@@ -249,6 +252,25 @@ class UniRainHardMoE(nn.Module):
         return output
 
 
+class UniRainModulation(nn.Linear):
+    """Scales and shifts features channel by channel, by what the whole image is like: its average features.
+
+    Not in the paper. How strong a rain is and what tone lies over the picture are properties of the whole of it, of which
+    the experts' weights alone, three numbers a block, tell little. As FiLM (Perez et al., AAAI 2018), of the image's own
+    features as in squeeze-and-excitation (Hu et al., CVPR 2018); taken where the router looks already, so that tiles can
+    share it. Starts as the identity.
+    """
+
+    def __init__(self, hidden_size: int):
+        super().__init__(hidden_size, 2 * hidden_size)
+
+    def forward(self, hidden_states: Tensor, average: Tensor) -> Tensor:
+        """`hidden_states` `(batch, channels, height, width)`, `average` `(batch, channels)` -> as `hidden_states`."""
+        factors = super().forward(average.to(self.weight.dtype)).to(hidden_states.dtype)
+        scale, shift = factors[:, :, None, None].chunk(2, dim=1)
+        return torch.addcmul(shift, hidden_states, 1 + scale)
+
+
 class UniRainBlock(GradientCheckpointingLayer):
     """A block with one dense feed-forward: mixer and feed-forward, each normalised before and added back."""
 
@@ -265,7 +287,7 @@ class UniRainBlock(GradientCheckpointingLayer):
 
 
 class UniRainMoEBlock(GradientCheckpointingLayer):
-    """A block whose feed-forward is a mixture of experts, soft or hard."""
+    """A block whose feed-forward is a mixture of experts, soft or hard, modulated by the image as a whole."""
 
     def __init__(self, config: UniRainConfig, hidden_size: int, level: int, routing: str, expansion: float):
         super().__init__()
@@ -274,18 +296,28 @@ class UniRainMoEBlock(GradientCheckpointingLayer):
         self.moe_norm = UniRainLayerNorm(hidden_size, config.layer_norm_eps)
         moe = UniRainSoftMoE if routing == "soft" else UniRainHardMoE
         self.moe = moe(config, hidden_size, expansion)
+        self.modulation = UniRainModulation(hidden_size) if config.modulation else None
 
-    def forward(self, hidden_states: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Returns the features, the weights applied, and the router's probabilities if none were given."""
+    def forward(
+        self, hidden_states: Tensor, average: Tensor | None, weights: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Returns the features, the average that counted, the weights applied, and the router's probabilities if no weights were given."""
         hidden_states = self.mix(hidden_states)
         expert_input, probabilities = self.moe_norm(hidden_states), None
+        if average is None:
+            average = global_average(expert_input)
         if weights is None:
-            weights, probabilities = self.moe.route(global_average(expert_input))
-        return hidden_states + self.moe(expert_input, weights), weights, probabilities
+            weights, probabilities = self.moe.route(average)
+        return hidden_states + self.run_experts(expert_input, average, weights), average, weights, probabilities
 
     def mix(self, hidden_states: Tensor) -> Tensor:
         """The first half, before the experts."""
         return hidden_states + self.mixer(self.mixer_norm(hidden_states))
+
+    def run_experts(self, expert_input: Tensor, average: Tensor, weights: Tensor) -> Tensor:
+        """The second half: what is added to the features."""
+        output = self.moe(expert_input, weights)
+        return output if self.modulation is None else self.modulation(output, average)
 
 
 class UniRainLevel(nn.Module):
@@ -301,24 +333,29 @@ class UniRainLevel(nn.Module):
 
     def forward(self, hidden_states: Tensor, routing: "Routing") -> Tensor:
         for block in self.blocks:
-            hidden_states, weights, probabilities = block(hidden_states, routing.given())
-            routing.record(weights, probabilities)
+            hidden_states, *decided = block(hidden_states, *routing.given())
+            routing.record(*decided)
         return hidden_states
 
 
 class Routing:
-    """The routes of one forward pass: those that were given, handed out in order, and those that were applied."""
+    """The averages and routes of one forward pass: those that were given, handed out in order, and those that counted."""
 
-    def __init__(self, routes: Tensor | None = None):
+    def __init__(self, averages: Sequence[Tensor] | None = None, routes: Tensor | None = None):
+        self.given_averages = averages
         self.routes = routes
+        self.averages: list[Tensor] = []
         self.weights: list[Tensor] = []
         self.probabilities: list[Tensor | None] = []
 
-    def given(self) -> Tensor | None:
-        """The next block's weights, `(batch, experts)`, or `None` when its router is to choose."""
-        return None if self.routes is None else self.routes[:, len(self.weights)]
+    def given(self) -> tuple[Tensor | None, Tensor | None]:
+        """The next block's average, `(batch, channels)`, and weights, `(batch, experts)`; `None` for what it is to find itself."""
+        block = len(self.weights)
+        average = None if self.given_averages is None else self.given_averages[block]
+        return average, None if self.routes is None else self.routes[:, block]
 
-    def record(self, weights: Tensor, probabilities: Tensor | None) -> None:
+    def record(self, average: Tensor, weights: Tensor, probabilities: Tensor | None) -> None:
+        self.averages.append(average)
         self.weights.append(weights)
         self.probabilities.append(probabilities)
 
@@ -411,7 +448,10 @@ class UniRainPreTrainedModel(ResolvesCheckpointNames, PreTrainedModel):
     supports_gradient_checkpointing = True
 
     def _init_weights(self, module: nn.Module):
-        if isinstance(module, (nn.Conv2d, nn.Linear, nn.LayerNorm)):
+        if isinstance(module, UniRainModulation):
+            nn.init.zeros_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, (nn.Conv2d, nn.Linear, nn.LayerNorm)):
             module.reset_parameters()  # torch's own initialisation: transformers' default is N(0, 0.02) for all
         elif isinstance(module, UniRainChannelAttention):
             nn.init.ones_(module.temperature)
@@ -438,6 +478,7 @@ class UniRainForImageDeraining(UniRainPreTrainedModel):
         pixel_values: Tensor,
         labels: Tensor | None = None,
         routes: Tensor | None = None,
+        averages: Sequence[Tensor] | None = None,
         output_routes: bool = False,
         return_dict: bool | None = None,
     ) -> UniRainOutput | tuple:
@@ -448,19 +489,24 @@ class UniRainForImageDeraining(UniRainPreTrainedModel):
             labels (`Tensor` of the same shape, *optional*): The image without rain; gives `loss`.
             routes (`Tensor` of shape `(batch or 1, num_routers, num_experts)`, *optional*): Weights to apply in place
                 of the routers' own, such as an earlier output's `routes`.
-            output_routes (`bool`): Whether to return `routes` and `router_probabilities`.
+            averages (sequence of `num_routers` `Tensor`s of shape `(batch or 1, channels)`, *optional*): What the routers and
+                modulations are to go by in place of the averages of these images: those of the whole image, for a tile of it.
+            output_routes (`bool`): Whether to return `routes`, `router_probabilities` and `averages`.
 
         Raises:
             `ValueError`: If a shape cannot be taken; the message holds the numbers.
         """
-        self._check(pixel_values, routes)
+        self._check(pixel_values, routes, averages)
         if labels is not None and labels.shape != pixel_values.shape:
             raise ValueError(
                 f"`labels` must have the shape of `pixel_values`, {tuple(pixel_values.shape)}, got {tuple(labels.shape)}."
             )
+        batch = pixel_values.shape[0]
         if routes is not None:
-            routes = routes.expand(pixel_values.shape[0], -1, -1)
-        routing = Routing(routes)
+            routes = routes.expand(batch, -1, -1)
+        if averages is not None:
+            averages = [average.expand(batch, -1) for average in averages]
+        routing = Routing(averages, routes)
         features, skips = self.encoder(self.patch_embed(pixel_values), routing)
         residual = self.output_projection(self.decoder(features, skips, routing))
         reconstruction = pixel_values + residual
@@ -472,17 +518,18 @@ class UniRainForImageDeraining(UniRainPreTrainedModel):
             output.routes = torch.stack(routing.weights, dim=1)
             if routes is None:
                 output.router_probabilities = torch.stack(routing.probabilities, dim=1)
+            output.averages = tuple(routing.averages)
         return output if return_dict is not False else output.to_tuple()
 
     @torch.no_grad()
-    def compute_routes(
+    def compute_averages(
         self, windows: Iterable[tuple[Tensor, slice, slice]], on_router: Callable[[], None] | None = None
-    ) -> Tensor:
-        """The routes of one image, from windows of it that together need not fit through a forward pass.
+    ) -> tuple[Tensor, ...]:
+        """The averages that one image is routed and modulated by, from windows of it that together need not fit through a forward pass.
 
-        All windows are taken to the same block before its router is asked, and on with the route it gives them. Windows
-        whose cores make up the image give its own routes, up to what the windows' borders change in the cores; a sample
-        of them estimates the same averages. Between blocks a window's features take an eighth of what its forward pass does.
+        All windows are taken to the same block before its router is asked, and on with what it gives them. Windows
+        whose cores make up the image give its own averages, up to what the windows' borders change in the cores; a sample
+        of them estimates the same. Between blocks a window's features take an eighth of what its forward pass does.
 
         Args:
             windows (iterable of `(Tensor, slice, slice)`): Windows `(1, 3, height, width)` of a single image, and the rows
@@ -491,9 +538,9 @@ class UniRainForImageDeraining(UniRainPreTrainedModel):
             on_router (`Callable[[], None]`, *optional*): Called after each of the `config.num_routers` routers.
 
         Returns:
-            `Tensor` of shape `(1, num_routers, num_experts)`: To be given to `forward` with every tile.
+            `tuple` of `num_routers` `Tensor`s of shape `(1, channels)`: To be given to `forward` with every tile.
         """
-        states, cores, skips, routes = [], [], [], []
+        states, cores, skips, averages = [], [], [], []
         for window, rows, columns in windows:
             self._check(window)
             states.append(self.patch_embed(window))
@@ -503,14 +550,15 @@ class UniRainForImageDeraining(UniRainPreTrainedModel):
             for block in level.blocks:
                 for index, hidden_states in enumerate(states):
                     states[index] = block.mix(hidden_states)
-                weights, _ = block.moe.route(average_of_cores(map(block.moe_norm, states), cores))
-                routes.append(weights)
+                average = average_of_cores(map(block.moe_norm, states), cores)
+                averages.append(average)
                 if on_router is not None:
                     on_router()
-                if len(routes) == self.config.num_routers:
+                if len(averages) == self.config.num_routers:
                     return  # nobody asks what the last experts make of it
+                weights, _ = block.moe.route(average)
                 for index, hidden_states in enumerate(states):
-                    states[index] = hidden_states + block.moe(block.moe_norm(hidden_states), weights)
+                    states[index] = hidden_states + block.run_experts(block.moe_norm(hidden_states), average, weights)
 
         for level, downsample in zip(self.encoder.levels, self.encoder.downsamples, strict=True):
             through(level)
@@ -524,7 +572,7 @@ class UniRainForImageDeraining(UniRainPreTrainedModel):
                 states[index] = self.decoder.join(number, hidden_states, skip[index])
                 skip[index] = None  # kept no longer than needed: here the features of all windows take most
             through(level)
-        return torch.stack(routes, dim=1)
+        return tuple(averages)
 
     @torch.no_grad()
     def get_image_features(self, pixel_values: Tensor) -> Tensor:
@@ -541,7 +589,9 @@ class UniRainForImageDeraining(UniRainPreTrainedModel):
         levels = [level.float().flatten(2) for level in (*skips, features)]
         return torch.cat([statistic for level in levels for statistic in (level.mean(-1), level.std(-1))], dim=1)
 
-    def _check(self, pixel_values: Tensor, routes: Tensor | None = None) -> None:
+    def _check(
+        self, pixel_values: Tensor, routes: Tensor | None = None, averages: Sequence[Tensor] | None = None
+    ) -> None:
         channels, divisor = self.config.num_channels, self.config.size_divisor
         if pixel_values.dim() != 4 or pixel_values.shape[1] != channels:
             raise ValueError(
@@ -562,6 +612,15 @@ class UniRainForImageDeraining(UniRainPreTrainedModel):
             raise ValueError(
                 f"`routes` must have the shape ({pixel_values.shape[0]} or 1, {expected[0]}, {expected[1]}), "
                 f"got {tuple(routes.shape)}."
+            )
+        sizes = self.config.router_sizes
+        if averages is not None and (
+            [average.shape[-1] for average in averages] != sizes
+            or any(average.dim() != 2 or average.shape[0] not in (1, pixel_values.shape[0]) for average in averages)
+        ):
+            raise ValueError(
+                f"`averages` must be {len(sizes)} tensors of {pixel_values.shape[0]} or 1 rows and {sizes} columns, "
+                f"got {[tuple(average.shape) for average in averages]}."
             )
 
 

@@ -1,8 +1,9 @@
 """Image in, image out: `pipeline("image-to-image", ...)` for UniRain, for images of any size.
 
 A large image is worked on in overlapping tiles that are blended smoothly, and each tile's result goes straight into
-the output array. The routes, which the network takes from averages over the whole image, are computed once, before the
-tiles, and shared by all of them: tiles routed one by one would choose different experts, and a seam would show.
+the output array. The averages over the whole image, by which the network chooses its experts and modulates what they
+give, are computed once, before the tiles, and shared by all of them: tiles with averages of their own would choose
+different experts, and a seam would show.
 """
 
 import math
@@ -274,9 +275,11 @@ class UniRainPipeline(Pipeline):
         values = self.image_processor(images, input_data_format="channels_last", return_tensors="pt")["pixel_values"]
         return values.to(self.device, self.model.dtype, memory_format=torch.channels_last)
 
-    def _restored(self, images: list[np.ndarray], routes: Tensor | None = None) -> tuple[list[np.ndarray], Tensor]:
+    def _restored(
+        self, images: list[np.ndarray], averages: tuple[Tensor, ...] | None = None
+    ) -> tuple[list[np.ndarray], Tensor]:
         """One forward pass: float32 (height, width, 3) in [0, 1] for each image, and the routes applied."""
-        outputs = self.model(self._pixel_values(images), routes=routes, output_routes=True)
+        outputs = self.model(self._pixel_values(images), averages=averages, output_routes=True)
         sizes = [image.shape[:2] for image in images]
         restored = self.image_processor.post_process_image_deraining(outputs, sizes)
         return [image.permute(1, 2, 0).cpu().numpy() for image in restored], outputs.routes.cpu()
@@ -314,13 +317,15 @@ class UniRainPipeline(Pipeline):
 
         results = []
         for image in images:
-            routes = self._routes(image, windows, lambda: step(routing_work))
-            results.append(self._restore_in_spans(image, rows, columns, routes, lambda: step(tile_work)))
+            averages = self._averages(image, windows, lambda: step(routing_work))
+            results.append(self._restore_in_spans(image, rows, columns, averages, lambda: step(tile_work)))
         return [image for image, _ in results], torch.cat([routes for _, routes in results])
 
-    def _routes(self, image: np.ndarray, windows: list[RoutingWindow], step: Callable[[], None]) -> Tensor:
-        """The routes of the whole image, which no tile sees."""
-        return self.model.compute_routes(
+    def _averages(
+        self, image: np.ndarray, windows: list[RoutingWindow], step: Callable[[], None]
+    ) -> tuple[Tensor, ...]:
+        """The averages of the whole image, which no tile sees."""
+        return self.model.compute_averages(
             (
                 (self._pixel_values([image[y, x]]), core_rows, core_columns)
                 for y, x, core_rows, core_columns in windows
@@ -328,10 +333,17 @@ class UniRainPipeline(Pipeline):
             step,
         )
 
-    def _restore_in_spans(self, image: np.ndarray, rows: list[slice], columns: list[slice], routes: Tensor, step):
+    def _restore_in_spans(self, image: np.ndarray, rows: list[slice], columns: list[slice], averages, step):
         output = np.empty(image.shape, image.dtype)
-        blend_tiles(output, rows, columns, lambda y, x: self._restored([image[y, x]], routes)[0][0], step)
-        return output, routes.cpu()
+        routes = None
+
+        def restore(y: slice, x: slice) -> np.ndarray:
+            nonlocal routes
+            (restored,), routes = self._restored([image[y, x]], averages)
+            return restored
+
+        blend_tiles(output, rows, columns, restore, step)
+        return output, routes
 
 
 UniRainPipeline._registered_impl = {

@@ -12,6 +12,7 @@ from modeling_unirain.modeling_unirain import (
     UniRainExpert,
     UniRainForImageDeraining,
     UniRainHardMoE,
+    UniRainModulation,
     UniRainRouter,
     UniRainSoftMoE,
     global_average,
@@ -150,32 +151,65 @@ def test_given_routes_are_applied_and_ask_no_router(model):
     assert torch.equal(other.routes, first.routes)
 
 
-def test_routes_of_windows_that_make_up_an_image_are_its_own(model):
+def test_averages_of_windows_that_make_up_an_image_are_its_own(model):
     image = different_images(3, size=96)[1:2]
     with torch.no_grad():
-        whole = model(image, output_routes=True).routes
+        whole = model(image, output_routes=True)
     asked = []
-    routes = model.compute_routes([(image, slice(0, 96), slice(0, 96))], lambda: asked.append(1))
-    torch.testing.assert_close(routes, whole)
+    averages = model.compute_averages([(image, slice(0, 96), slice(0, 96))], lambda: asked.append(1))
+    torch.testing.assert_close(averages, whole.averages)
+    assert [average.shape[1] for average in averages] == model.config.router_sizes
     assert len(asked) == model.config.num_routers
     halves = [  # 48 rows each, with 16 more to see
         (image[:, :, :64], slice(0, 48), slice(0, 96)),
         (image[:, :, 32:], slice(16, 64), slice(0, 96)),
     ]
-    routes = model.compute_routes(halves)
-    assert torch.equal(routes > 0, whole > 0)
-    torch.testing.assert_close(routes, whole, atol=0.003, rtol=0)
+    with torch.no_grad():
+        routes = model(image, averages=model.compute_averages(halves), output_routes=True).routes
+    assert torch.equal(routes > 0, whole.routes > 0)
+    torch.testing.assert_close(routes, whole.routes, atol=0.003, rtol=0)
 
 
 def test_cores_count_by_their_area(model):
     """Both windows see the whole image, so that only the averages are put together: two thirds of it and one third."""
     image = different_images(3, size=96)[1:2]
     with torch.no_grad():
-        whole = model(image, output_routes=True).routes
+        whole = model(image, output_routes=True).averages
     everything = slice(0, 96)
     thirds = [(image, slice(0, 64), everything), (image, slice(64, 96), everything)]
-    torch.testing.assert_close(model.compute_routes(thirds), whole)
-    assert (model.compute_routes(thirds[:1]) - whole).abs().max() > 0.01
+    torch.testing.assert_close(model.compute_averages(thirds), whole)
+    differences = zip(model.compute_averages(thirds[:1]), whole, strict=True)
+    assert max((some - all_of_it).abs().max() for some, all_of_it in differences) > 0.01
+
+
+def test_a_part_is_restored_as_in_the_whole_by_the_averages_of_the_whole(model):
+    """Far from the part's borders, and not by its own averages: what tiles rest on, routes and modulations both."""
+    torch.manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, UniRainModulation):
+            torch.nn.init.normal_(module.weight, std=0.2)
+    image = different_images(3, size=96)[1:2] * torch.linspace(0.2, 1, 96)
+    with torch.no_grad():
+        whole = model(image, output_routes=True)
+        part = image[..., :80]
+        as_whole = model(part, averages=whole.averages).reconstruction
+        routes_only = model(part, routes=whole.routes).reconstruction
+    core = (..., slice(0, 16))
+    torch.testing.assert_close(as_whole[core], whole.reconstruction[core], atol=1e-4, rtol=0)
+    assert (routes_only[core] - whole.reconstruction[core]).abs().max() > 1e-3
+
+
+def test_modulation_begins_as_the_identity():
+    """So that weights from before it go on as they were."""
+    torch.manual_seed(0)
+    plain = UniRainForImageDeraining(UniRainConfig.from_name("unirain-tiny", modulation=False)).eval()
+    modulated = UniRainForImageDeraining(UniRainConfig.from_name("unirain-tiny")).eval()
+    missing, unexpected = modulated.load_state_dict(plain.state_dict(), strict=False)
+    assert not unexpected and missing and all(".modulation." in name for name in missing)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            modulated(different_images(2)).reconstruction, plain(different_images(2)).reconstruction
+        )
 
 
 def test_loss_is_the_mean_absolute_error(model):
@@ -323,6 +357,11 @@ def test_labels_of_another_size_are_refused(model):
 def test_routes_of_another_network_are_refused(model):
     with pytest.raises(ValueError, match="routes"):
         model(different_images(1), routes=torch.ones(1, 99, 3))
+
+
+def test_averages_of_another_network_are_refused(model):
+    with pytest.raises(ValueError, match="averages"):
+        model(different_images(1), averages=[torch.ones(1, 99)])
 
 
 def test_saved_weights_come_back_equal(model, tmp_path):

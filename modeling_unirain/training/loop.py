@@ -302,7 +302,7 @@ class Trainer:
     def _start(self) -> None:
         if self.checkpoint is not None:
             self._restore(self.checkpoint)
-            self._tell_changes()
+            self._compare_with_before()
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             self.options.output_dir.mkdir(parents=True, exist_ok=True)
@@ -336,9 +336,12 @@ class Trainer:
         self.saved_step = self.progress.step
         logger.info(f"Resuming from {checkpoint} at step {self.progress.step}.")
 
-    def _tell_changes(self) -> None:
+    def _compare_with_before(self) -> None:
+        """Tells what has changed. Where the run's weights came from stays known, though it need not be said again."""
         file = self.options.output_dir / ARGUMENTS_FILE
         before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        if self.arguments.model.init_from is None:
+            self.arguments.model.init_from = before.get("init_from")
         for name, value in json.loads(json.dumps(self.arguments.as_dict(), default=str)).items():
             if name in before and before[name] != value and name not in ("resume_from", "max_minutes"):
                 logger.warning(f"`{name}` is now {value}; it was {before[name]}.")

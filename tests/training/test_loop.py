@@ -266,6 +266,8 @@ def test_a_run_starts_from_exported_weights(tmp_path):
     ended = json.loads((tmp_path / "run" / "best.json").read_text())
     began = read(tmp_path / "next" / "validation_log.jsonl")[0]
     assert began["psnr"] == pytest.approx(ended["psnr"], abs=1e-6)
+    main(tiny_arguments(tmp_path, "--resume_from", "last", "--output_dir", str(tmp_path / "next"), max_steps=6))
+    assert json.loads((tmp_path / "next" / "arguments.json").read_text())["init_from"] == export
 
 
 # What goes wrong, said before any step
