@@ -34,7 +34,7 @@ SMALL = {
     "decoder_hidden_sizes": [48, 24, 12],
     "decoder_depths": [2, 1, 1],
     "refinement_depth": 0,
-    "modulation": False,  # the paper's network, not ours
+    "modulation": False,  # the paper's network
 }
 ARCHITECTURES = {
     "symmetric soft": {"decoder_routing": "soft"},

@@ -49,6 +49,8 @@ def bundle(export: Path, folder: Path, other: Path | None, share: float) -> None
     weights = load_file(export / "model.safetensors")
     if other:
         others = load_file(other / "model.safetensors")
+        if others.keys() != weights.keys():
+            raise SystemExit(f"{export} and {other} cannot be blended: their networks differ.")
         weights = {name: torch.lerp(others[name].float(), weight.float(), share) for name, weight in weights.items()}
     weights = {name: weight.to(torch.float16) for name, weight in weights.items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})

@@ -10,7 +10,7 @@ from .checkpoint_unirain import ResolvesCheckpointNames
 
 NAMED_SIZES = {
     # The released size, designed for a laptop CPU: convolutions throughout, few channels at full resolution.
-    "unirain": {},
+    "unirain": {"modulation": True},
     # A reconstruction matched in size to the paper's network (24.4 M parameters, 126.5 G multiply-accumulates at
     # 3 x 256 x 256). Restormer's skeleton, which the authors' code descends from; not "the authors' network".
     "unirain-base": {
@@ -26,7 +26,6 @@ NAMED_SIZES = {
         "encoder_expansion": 1.0,
         "decoder_expansion": 1.0,
         "feed_forward_expansion": 2.0,
-        "modulation": False,
     },
     # For tests: the released design, as small as it goes.
     "unirain-tiny": {
@@ -37,6 +36,7 @@ NAMED_SIZES = {
         "decoder_hidden_sizes": [12, 8],
         "decoder_depths": [1, 1],
         "refinement_depth": 1,
+        "modulation": True,
     },
 }
 
@@ -44,8 +44,8 @@ NAMED_SIZES = {
 @strict
 class UniRainConfig(ResolvesCheckpointNames, PreTrainedConfig):
     r"""
-    What changes the weights or the forward pass of [`UniRainForImageDeraining`]. The defaults are the released size;
-    [`UniRainConfig.from_name`] gives the others. Levels are ordered as the data meets them: the encoder's from fine
+    What changes the weights or the forward pass of [`UniRainForImageDeraining`]. The defaults are the released size
+    without its modulation, as weights from before it have none; [`UniRainConfig.from_name`] gives the named sizes. Levels are ordered as the data meets them: the encoder's from fine
     to coarse, the decoder's from coarse to fine.
 
     Args:
@@ -85,7 +85,7 @@ class UniRainConfig(ResolvesCheckpointNames, PreTrainedConfig):
     encoder_routing: Literal["soft", "hard"] = "soft"
     decoder_routing: Literal["soft", "hard"] = "hard"
     num_experts_per_tok: int = 1
-    modulation: bool = True
+    modulation: bool = False
     router_noise_std: float = 0.01
     encoder_expansion: float = 0.5
     decoder_expansion: float = 1.5

@@ -58,7 +58,7 @@ class UniRainLayerNorm(nn.LayerNorm):
 
 class UniRainGatedConvolution(nn.Module):
     """Mixes neighbouring positions: the first half of NAFNet's block (Chen et al., ECCV 2022) without its channel
-    attention, whose average over the image would make a tile differ from the whole."""
+    attention: the image as a whole comes in where its experts are chosen (see [`UniRainModulation`])."""
 
     def __init__(self, hidden_size: int):
         super().__init__()
@@ -478,9 +478,9 @@ class UniRainForImageDeraining(UniRainPreTrainedModel):
         pixel_values: Tensor,
         labels: Tensor | None = None,
         routes: Tensor | None = None,
-        averages: Sequence[Tensor] | None = None,
         output_routes: bool = False,
         return_dict: bool | None = None,
+        averages: Sequence[Tensor] | None = None,
     ) -> UniRainOutput | tuple:
         """
         Args:
@@ -489,9 +489,9 @@ class UniRainForImageDeraining(UniRainPreTrainedModel):
             labels (`Tensor` of the same shape, *optional*): The image without rain; gives `loss`.
             routes (`Tensor` of shape `(batch or 1, num_routers, num_experts)`, *optional*): Weights to apply in place
                 of the routers' own, such as an earlier output's `routes`.
+            output_routes (`bool`): Whether to return `routes`, `router_probabilities` and `averages`.
             averages (sequence of `num_routers` `Tensor`s of shape `(batch or 1, channels)`, *optional*): What the routers and
                 modulations are to go by in place of the averages of these images: those of the whole image, for a tile of it.
-            output_routes (`bool`): Whether to return `routes`, `router_probabilities` and `averages`.
 
         Raises:
             `ValueError`: If a shape cannot be taken; the message holds the numbers.
@@ -613,15 +613,13 @@ class UniRainForImageDeraining(UniRainPreTrainedModel):
                 f"`routes` must have the shape ({pixel_values.shape[0]} or 1, {expected[0]}, {expected[1]}), "
                 f"got {tuple(routes.shape)}."
             )
-        sizes = self.config.router_sizes
-        if averages is not None and (
-            [average.shape[-1] for average in averages] != sizes
-            or any(average.dim() != 2 or average.shape[0] not in (1, pixel_values.shape[0]) for average in averages)
-        ):
-            raise ValueError(
-                f"`averages` must be {len(sizes)} tensors of {pixel_values.shape[0]} or 1 rows and {sizes} columns, "
-                f"got {[tuple(average.shape) for average in averages]}."
-            )
+        if averages is not None:
+            shapes, sizes = [tuple(average.shape) for average in averages], self.config.router_sizes
+            if not any(shapes == [(rows, size) for size in sizes] for rows in (1, pixel_values.shape[0])):
+                raise ValueError(
+                    f"`averages` must be {len(sizes)} tensors of {pixel_values.shape[0]} or 1 rows and {sizes} columns, "
+                    f"got the shapes {shapes}."
+                )
 
 
 def load_balancing_loss(output: UniRainOutput, mean: Callable[[Tensor], Tensor] = lambda share: share) -> Tensor:

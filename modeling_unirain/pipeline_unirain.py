@@ -35,7 +35,7 @@ DEFAULT_OVERLAP = 64
 
 MIN_TILE = 128
 ROUTE_WINDOW = 448
-"""Side of the windows that the routes of a tiled image are found from; of smaller tiles theirs, down to `LEAST_ROUTE_WINDOW`,
+"""Side of the windows that the averages of a tiled image are found from; of smaller tiles theirs, down to `LEAST_ROUTE_WINDOW`,
 below which windows would be little more than their margins."""
 
 LEAST_ROUTE_WINDOW = 256
@@ -48,7 +48,7 @@ ROUTE_TILES = 6
 pass takes what a tile's does."""
 
 ROUTE_PIXELS = 3 << 21
-"""Their pixels at most, since finding the routes should not take longer than deraining: about 4 megapixels of an image."""
+"""Their pixels at most, since finding the averages should not take longer than deraining: about 4 megapixels of an image."""
 
 LEAST_ROUTE_PIXELS = 1 << 20
 """Their pixels at least, if the image has them, whatever the tile: about 0.6 megapixels of an image."""
@@ -152,7 +152,7 @@ class UniRainPipeline(Pipeline):
             two, in twice the time. Lim et al. ("Enhanced Deep Residual Networks for Single Image Super-Resolution",
             2017) average eight ways up; rain falls down, so this is two, each with its own routes.
 
-    Tiles share the routes of the image, found by one pass over it beforehand, or over a sample of a large one: of
+    Tiles share the averages of the image, found by one pass over it beforehand, or over a sample of a large one: of
     what six tiles hold, 3 megapixels with the default budget, at least 0.6 and at most 4 megapixels. An image that fits into the budget needs none.
     Tiles agree with the image as a whole to 56 dB and better (nine photographs of 0.95 to 2.7 megapixels, the
     checkpoint of runs 12 and 13). Networks with channel attention (`mixer_type="attention"`: `unirain-base`) also average over each tile:
@@ -421,7 +421,7 @@ def fade(before: np.ndarray, after: np.ndarray, axis: int) -> None:
 
 
 def routing_windows(height: int, width: int, side: int, divisor: int) -> list[RoutingWindow]:
-    """Windows to find an image's routes from when its tiles have that `side`.
+    """Windows to find an image's averages from when its tiles have that `side`.
 
     Their cores make up the image: the margins, where a window's borders show, are left out. Of an image that takes more windows
     than `ROUTE_TILES`, `ROUTE_PIXELS` and `LEAST_ROUTE_PIXELS` allow, every so many are left out, rows or columns of them.

@@ -5,14 +5,18 @@ import torch
 from hub_fixture import hub, hub_server  # noqa: F401
 
 from modeling_unirain import UniRainConfig, UniRainForImageDeraining, UniRainImageProcessor, UniRainPipeline
+from modeling_unirain.modeling_unirain import UniRainModulation
 
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory) -> Path:
-    """A saved `unirain-tiny` with random weights, complete with processor, pipeline and their code."""
+    """A saved `unirain-tiny` with random weights, its modulations' too, complete with processor, pipeline and their code."""
     folder = tmp_path_factory.mktemp("checkpoints") / "tiny"
     torch.manual_seed(0)
     model = UniRainForImageDeraining(UniRainConfig.from_name("unirain-tiny"))
+    for module in model.modules():
+        if isinstance(module, UniRainModulation):
+            torch.nn.init.normal_(module.weight, std=0.1)
     processor = UniRainImageProcessor(size_divisor=model.config.size_divisor)
     UniRainPipeline(model=model, image_processor=processor, device="cpu").save_pretrained(folder)
     return folder

@@ -275,16 +275,19 @@ def test_self_ensemble_is_no_worse_with_the_released_checkpoint():
     assert psnr(both_ways, clean) >= psnr(one_way, clean) > psnr(rainy, clean) + 3
 
 
-def test_all_tiles_share_the_routes_of_the_image(pipe, monkeypatch):
-    """The left half is black, the right half white: routed apart, they would differ."""
+def test_all_tiles_share_the_averages_of_the_image(pipe, monkeypatch):
+    """The left half is black, the right half white: taken apart, they would differ."""
     image = np.zeros((128, 512, 3), np.uint8)
     image[:, 256:] = 255
     seen = []
     forward = pipe.model.forward
-    monkeypatch.setattr(pipe.model, "forward", lambda *a, **k: seen.append(k["routes"]) or forward(*a, **k))
-    _, routes = pipe.restore([image], tile=128)
+    monkeypatch.setattr(pipe.model, "forward", lambda *a, **k: seen.append(k["averages"]) or forward(*a, **k))
+    pipe.restore([image], tile=128)
     assert len(seen) > 4
-    assert all(torch.equal(given, routes) for given in seen)
+    for averages in zip(*seen, strict=True):
+        assert all(torch.equal(given, averages[0]) for given in averages)
+    apart = forward(torch.zeros(1, 3, 128, 128), output_routes=True).averages
+    assert not all(torch.equal(given, own) for given, own in zip(seen[0], apart, strict=True))
 
 
 def cores_seen(shape: tuple[int, int], side: int) -> np.ndarray:

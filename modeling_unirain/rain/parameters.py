@@ -34,7 +34,10 @@ STREAK_STYLES = {
         (38.0, 22.0),
     ),  # Outdoor-Rain, Li et al., CVPR 2019; RainCityscapes, Hu et al., CVPR 2019: streaks in thick airlight
     "wild": (0.10, (34.0, 11.0)),  # any mixture, for rain that no one foresaw
-    "graded": (0.0, (31.0, 13.0)),  # Rain800's darkened third: a tone curve over all. Only where asked for
+    "graded": (
+        0.0,
+        (31.0, 13.0),
+    ),  # Rain800's darkened third: a tone curve over all, which comes on top. Only where asked for
 }
 PHOTOSHOP_BLENDS = {
     "photoshop": {"screen": 0.3, "add": 0.15, "alpha": 0.15, "soft light": 0.4},

@@ -259,7 +259,7 @@ class Trainer:
         # The scheduler is not `prepare`d: Accelerate would advance it once a process, and a step is a step here.
         accelerator.register_for_checkpointing(self.progress, self.objective, self.scheduler)
         self.checkpoints = Checkpoints(options.output_dir, options.save_total_limit)
-        self.log = RunLog(accelerator, options.output_dir, arguments.as_dict())
+        self.log = RunLog(accelerator, options.output_dir)
         self.signals: list[int] = []
         self.saved_step = -1
 
@@ -311,7 +311,7 @@ class Trainer:
             if self.progress.best is not None and self.progress.best["step"] > named["step"]:
                 self._mark_best()  # killed between the checkpoint and its mention
             write_json(self.options.output_dir / ARGUMENTS_FILE, self.arguments.as_dict())
-        self.log.start(self.progress.step, self.progress.validated_step)
+        self.log.start(self.arguments.as_dict(), self.progress.step, self.progress.validated_step)
 
     def _restore(self, checkpoint: Path) -> None:
         asked = [{key: group[key] for key in HYPERPARAMETERS} for group in self.optimizer.param_groups]

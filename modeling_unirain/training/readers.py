@@ -262,14 +262,17 @@ def _find_pairs(source: PairedSource, types: list[str], store: PictureStore) -> 
     if not there:
         raise DataError(f"{source.root} holds no pairs; expected <type>/<name>/input and <type>/<name>/target in it.")
     names = _select_types(there, source.types, types, str(source.root))
-    left_out = set(source.leave_out)
-    found, unused = {}, set(left_out)
+    pairs_of = {name: [pair for inputs in inputs_of[name] for pair in _match(inputs)] for name in names}
+    labels_of = {rainy: _labels(rainy, source.root) for pairs in pairs_of.values() for rainy, _ in pairs}
+    unused = set(source.leave_out)
+    literal = unused & {label for labels in labels_of.values() for label in labels}
+    patterns, unused = unused - literal, unused - literal
+    found = {}
     for name in names:
         kept = []
-        for rainy, clean in (pair for inputs in inputs_of[name] for pair in _match(inputs)):
-            folder = rainy.parents[1].relative_to(source.root)
-            labels = (folder.as_posix(), (folder / rainy.stem).as_posix())
-            matched = {name for name in left_out if any(name == label or fnmatchcase(label, name) for label in labels)}
+        for rainy, clean in pairs_of[name]:
+            labels = labels_of[rainy]
+            matched = literal & set(labels) | {p for p in patterns if any(fnmatchcase(label, p) for label in labels)}
             unused -= matched
             if not matched:
                 kept.append((store.add(rainy), store.add(clean)))
@@ -282,6 +285,12 @@ def _find_pairs(source: PairedSource, types: list[str], store: PictureStore) -> 
             "a whole set <TYPE>/<NAME>."
         )
     return found
+
+
+def _labels(rainy: Path, root: Path) -> tuple[str, str]:
+    """What `leave_out` calls the pair's set and the pair."""
+    folder = rainy.parents[1].relative_to(root)
+    return folder.as_posix(), (folder / rainy.stem).as_posix()
 
 
 def _folders_called_input(folder: Path) -> list[Path]:

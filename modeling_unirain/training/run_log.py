@@ -39,22 +39,18 @@ class RunLog:
     Args:
         accelerator (`Accelerator`): built with `log_with` and a logging folder.
         output_dir (`Path`): the run's folder.
-        settings (`dict`): the run's arguments, stored by the trackers.
     """
 
-    def __init__(self, accelerator: Accelerator, output_dir: Path, settings: dict[str, Any]):
+    def __init__(self, accelerator: Accelerator, output_dir: Path):
         self.accelerator = accelerator
         self.output_dir = output_dir
-        self.settings = settings
 
-    def start(self, step: int, validated_step: int) -> None:
-        """Open the trackers; forget what a killed run logged beyond the step and the round that it resumes from."""
+    def start(self, settings: dict[str, Any], step: int, validated_step: int) -> None:
+        """Open the trackers, which store `settings`, the run's arguments; forget what a killed run logged beyond the step and the round that it resumes from."""
         if self.accelerator.is_main_process:
             self._truncate(self.output_dir / TRAIN_LOG, step)
             self._truncate(self.output_dir / VALIDATION_LOG, validated_step)
-        flat = {
-            name: value if isinstance(value, (int, float)) else str(value) for name, value in self.settings.items()
-        }
+        flat = {name: value if isinstance(value, (int, float)) else str(value) for name, value in settings.items()}
         options = {
             "tensorboard": {"purge_step": step + 1} if step else {},
             "wandb": {"name": self.output_dir.name, "dir": str(self.output_dir)},

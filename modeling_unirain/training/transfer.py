@@ -1,4 +1,4 @@
-"""Rain transfer: the rain of one pair over the background of another. Not in the paper.
+"""Rain transfer: the rain of one pair over the background of another, or over a photograph. Not in the paper.
 
 A paired set is small and its rain comes with a tone: one picture was brightened by its rain, another darkened and given more
 contrast. A network that sees each scene in one tone only learns the scenes by heart and guesses the tone of a new one. A
