@@ -56,7 +56,7 @@ class PictureStore:
         self._memory = None
 
     def add(self, picture: Path | CorpusPicture) -> int:
-        """The picture's number; a file that several sources read has one."""
+        """The picture's number; a path that several sources read has one."""
         number = len(self._pictures)
         if isinstance(picture, Path):
             number = self._numbers.setdefault(picture, number)
