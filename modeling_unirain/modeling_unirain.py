@@ -264,6 +264,10 @@ class UniRainModulation(nn.Linear):
     def __init__(self, hidden_size: int):
         super().__init__(hidden_size, 2 * hidden_size)
 
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+
     def forward(self, hidden_states: Tensor, average: Tensor) -> Tensor:
         """`hidden_states` `(batch, channels, height, width)`, `average` `(batch, channels)` -> as `hidden_states`."""
         factors = super().forward(average.to(self.weight.dtype)).to(hidden_states.dtype)
@@ -448,10 +452,7 @@ class UniRainPreTrainedModel(ResolvesCheckpointNames, PreTrainedModel):
     supports_gradient_checkpointing = True
 
     def _init_weights(self, module: nn.Module):
-        if isinstance(module, UniRainModulation):
-            nn.init.zeros_(module.weight)
-            nn.init.zeros_(module.bias)
-        elif isinstance(module, (nn.Conv2d, nn.Linear, nn.LayerNorm)):
+        if isinstance(module, (nn.Conv2d, nn.Linear, nn.LayerNorm)):
             module.reset_parameters()  # torch's own initialisation: transformers' default is N(0, 0.02) for all
         elif isinstance(module, UniRainChannelAttention):
             nn.init.ones_(module.temperature)
