@@ -45,8 +45,8 @@ NAMED_SIZES = {
 class UniRainConfig(ResolvesCheckpointNames, PreTrainedConfig):
     r"""
     What changes the weights or the forward pass of [`UniRainForImageDeraining`]. The defaults are the released size
-    without its modulation, as weights from before it have none; [`UniRainConfig.from_name`] gives the named sizes. Levels are ordered as the data meets them: the encoder's from fine
-    to coarse, the decoder's from coarse to fine.
+    without its modulation, as weights from before it have none; [`UniRainConfig.from_name`] gives the named sizes.
+    Levels are ordered as the data meets them: the encoder's from fine to coarse, the decoder's from coarse to fine.
 
     Args:
         mixer_type (`str`): What mixes positions before each feed-forward: `"convolution"` (NAFNet's gated depth-wise

@@ -282,10 +282,11 @@ def test_all_tiles_share_the_averages_of_the_image(pipe, monkeypatch):
     seen = []
     forward = pipe.model.forward
     monkeypatch.setattr(pipe.model, "forward", lambda *a, **k: seen.append(k["averages"]) or forward(*a, **k))
-    pipe.restore([image], tile=128)
+    _, routes = pipe.restore([image], tile=128)
     assert len(seen) > 4
     for averages in zip(*seen, strict=True):
         assert all(torch.equal(given, averages[0]) for given in averages)
+    assert torch.equal(forward(torch.zeros(1, 3, 128, 128), averages=seen[0], output_routes=True).routes, routes)
     apart = forward(torch.zeros(1, 3, 128, 128), output_routes=True).averages
     assert not all(torch.equal(given, own) for given, own in zip(seen[0], apart, strict=True))
 

@@ -264,10 +264,9 @@ def _find_pairs(source: PairedSource, types: list[str], store: PictureStore) -> 
     names = _select_types(there, source.types, types, str(source.root))
     pairs_of = {name: [pair for inputs in inputs_of[name] for pair in _match(inputs)] for name in names}
     labels_of = {rainy: _labels(rainy, source.root) for pairs in pairs_of.values() for rainy, _ in pairs}
-    unused = set(source.leave_out)
-    literal = unused & {label for labels in labels_of.values() for label in labels}
-    patterns, unused = unused - literal, unused - literal
-    found = {}
+    literal = {label for labels in labels_of.values() for label in labels}.intersection(source.leave_out)
+    patterns = set(source.leave_out) - literal
+    found, unused = {}, set(patterns)
     for name in names:
         kept = []
         for rainy, clean in pairs_of[name]:

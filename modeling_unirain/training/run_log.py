@@ -46,7 +46,8 @@ class RunLog:
         self.output_dir = output_dir
 
     def start(self, settings: dict[str, Any], step: int, validated_step: int) -> None:
-        """Open the trackers, which store `settings`, the run's arguments; forget what a killed run logged beyond the step and the round that it resumes from."""
+        """Open the trackers, which store `settings`, the run's arguments; forget what a killed run logged beyond the step
+        and the round that it resumes from."""
         if self.accelerator.is_main_process:
             self._truncate(self.output_dir / TRAIN_LOG, step)
             self._truncate(self.output_dir / VALIDATION_LOG, validated_step)

@@ -25,7 +25,8 @@ class PairedSource:
     """Read only these type folders. Default: all there are, and each must be a type of the recipe."""
     leave_out: list[str] = field(default_factory=list)
     """Pairs not to be read, as `<TYPE>/<NAME>/<file name without its suffix>`, or whole sets, as `<TYPE>/<NAME>`, with `*`, `?` and
-    `[...]` as in a shell, save that `*` takes in `/` too (a name that is there is taken as it is): scenes of a test set, say, or what another source reads with a weight of its own."""
+    `[...]` as in a shell, save that `*` takes in `/` too (a name that is there is taken as it is): scenes of a test set,
+    say, or what another source reads with a weight of its own."""
     transferred: float = 0.0
     """Probability that a pair's rain is laid over the target of another pair of its type, or over one of `backgrounds`
     (`training.transfer`). In training only."""
