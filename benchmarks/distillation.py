@@ -1,4 +1,4 @@
-"""Is the distillation right, worth its parts, fast enough, and of help? Prints the tables of the README.
+"""Is the distillation right, worth its parts, fast enough, and of help? Prints the tables of docs/distillation.md.
 
     python benchmarks/distillation.py decisions --work_dir DIR [--data data] [--pairs 240]
     python benchmarks/distillation.py scale --work_dir DIR [--data data] [--pairs 532] [--references 1000 ...]

@@ -11,7 +11,7 @@ class AveragedWeights:
 
     d = min(decay, (1 + n) / (10 + n)) after n updates, so that the first steps, whose weights are still far from any use,
     do not linger in a short run. torch's `AveragedModel` computes the same, but sorts all tensors anew in every step: 11 ms
-    against 2 for the 820 of the released size.
+    against 2 for the 820 tensors that the released size had without its modulation.
 
     Args:
         model (`nn.Module`): followed for as long as it lives; it may move to another device before the first update.
