@@ -23,6 +23,7 @@ ALLOWED = {
     "image_processing_unirain": {"checkpoint_unirain"},
     "pipeline_unirain": HUB_FILES,
     # Leaves.
+    "corpora": set(),
     "files": set(),
     "types": set(),
     "images": {"files"},
@@ -35,8 +36,8 @@ ALLOWED = {
     "derainer": HUB_FILES | {"images"},
     "hub": HUB_FILES | {"files"},
     "publishing": {"distillation", "hub", "modeling_unirain"},
-    "evaluation": {"images", "metrics", "niqe", "sheets", "types"},
-    "training": HUB_FILES | {"files", "hub", "images", "metrics", "options", "rain", "sheets", "types"},
+    "evaluation": {"corpora", "images", "metrics", "niqe", "sheets", "types"},
+    "training": HUB_FILES | {"corpora", "files", "hub", "images", "metrics", "options", "rain", "sheets", "types"},
     "distillation": HUB_FILES | {"files", "images", "metrics", "options", "types"},
     # What only calls.
     "__init__": HUB_FILES | {"derainer", "types"},

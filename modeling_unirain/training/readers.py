@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..corpora import load_corpus
 from ..images import EXTENSIONS
 from ..rain import MIN_SIDE, apply_grade, draw_grade, render_rain
 from ..types import RainType
@@ -370,8 +371,7 @@ def _open_corpus(source: CorpusSource):
                 "parquet", data_files={source.split: str(path)}, split=source.split, streaming=source.streaming
             )
         else:
-            name = str(path) if path.exists() else source.path
-            corpus = datasets.load_dataset(name, split=source.split, streaming=source.streaming)
+            corpus = load_corpus(source.path, source.split, source.streaming)
     except DataError:
         raise
     except Exception as error:  # the library's own sentence names the file or the split

@@ -341,6 +341,22 @@ def test_corpus_as_the_hub_keeps_it(hub_like_folder):
     assert targets_of(samples) == expected_targets(range(8))
 
 
+@pytest.mark.parametrize("streaming", [False, True], ids=["whole", "streamed"])
+def test_corpus_written_anew_is_read_anew(tmp_path, streaming):
+    """As distillation leaves it, with a card that names the files; also of another folder with the same name."""
+    header = (
+        "configs:\n- config_name: default\n  data_files:\n  - split: distilled\n    path: data/distilled-*.parquet\n"
+    )
+    for first, run in enumerate(["one", "one", "two"]):
+        folder = tmp_path / run / "corpus"
+        (folder / "data").mkdir(parents=True, exist_ok=True)
+        build_corpus(5, first=first).to_parquet(folder / "data" / "distilled-00000-of-00001.parquet")
+        (folder / "README.md").write_text(f"---\n{header}---\n")
+        types = ["NRD", "haze"] if streaming else None
+        source = CorpusSource(str(folder), split="distilled", streaming=streaming, types=types)
+        assert targets_of(read_all(whole_stream(source))) == expected_targets(range(first, first + 5))
+
+
 def test_streamed_corpus_shows_every_row_in_order_whatever_the_workers(hub_like_folder):
     source = CorpusSource(hub_like_folder, streaming=True)
     dataset = RainDataset(config(source, types=["NRD", "haze"], samples_per_epoch=20))

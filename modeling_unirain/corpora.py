@@ -1,0 +1,28 @@
+"""Opening a corpus of the Hub or of a local folder with `datasets`."""
+
+from pathlib import Path
+from typing import Any
+
+
+def load_corpus(place: str | Path, split: str | None = None, streaming: bool = False) -> Any:
+    """What lies at a place now, by `datasets.load_dataset`.
+
+    Of a local folder whose card lists its files, `datasets` tells the rows in its cache by the folder's name and the
+    card's header alone: it would give those that another folder of that name held, or this one before it was written
+    anew. Files that are named to it are told by their paths and times.
+
+    Args:
+        place (`str` or `Path`): a folder, or a dataset's id on the Hub.
+        split (`str`, *optional*): default all, by name.
+        streaming (`bool`): see `datasets.load_dataset`.
+
+    Raises:
+        Whatever `datasets` raises for what it cannot load.
+    """
+    import datasets  # only corpora need it
+
+    folder = Path(place).expanduser()
+    if not folder.is_dir():
+        return datasets.load_dataset(str(place), split=split, streaming=streaming)
+    files = datasets.load_dataset_builder(str(folder)).config.data_files
+    return datasets.load_dataset(str(folder), data_files=files, split=split, streaming=streaming)
