@@ -227,6 +227,20 @@ def test_going_back_to_an_earlier_checkpoint_redoes_what_came_after(tmp_path):
     assert losses(tmp_path / "run") == first
 
 
+def test_the_checkpoint_of_another_run_goes_on_in_a_folder_of_its_own_only(tmp_path):
+    main(tiny_arguments(tmp_path, "--output_dir", str(tmp_path / "a"), max_steps=6))
+    main(tiny_arguments(tmp_path))
+    before = {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()}
+    resume = ("--resume_from", str(tmp_path / "a" / "checkpoint-00000005"))
+    with pytest.raises(ValueError, match="run, which already holds checkpoints .*choose another --output_dir") as error:
+        main(tiny_arguments(tmp_path, *resume, max_steps=7))
+    assert "\n" not in str(error.value)
+    assert {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()} == before
+
+    outcome = main(tiny_arguments(tmp_path, *resume, "--output_dir", str(tmp_path / "c"), max_steps=7))
+    assert outcome.status == "finished" and list(losses(tmp_path / "c")) == [6, 7]
+
+
 def test_a_resumed_run_takes_the_learning_rate_it_is_given_and_says_so(tmp_path, caplog):
     main(tiny_arguments(tmp_path, max_steps=6, save_steps=3, save_total_limit=9, validation_steps=6))
     start = str(tmp_path / "run" / "checkpoint-00000003")
