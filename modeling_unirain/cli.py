@@ -5,6 +5,8 @@ import glob
 import hashlib
 import json
 import logging
+import os
+import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +22,17 @@ from typer.core import TyperGroup
 
 from . import evaluation
 from .derainer import Derainer, load_derainer
-from .images import EXTENSIONS, MAX_PIXELS, ImageError, Picture, format_of, open_image, save_image, write_atomically
+from .images import (
+    EXTENSIONS,
+    MAX_PIXELS,
+    ImageError,
+    Picture,
+    format_of,
+    open_image,
+    pictures_below,
+    save_image,
+    write_atomically,
+)
 from .publishing import RepoKind, publish
 from .rain import render_rain
 from .sheets import comparison_sheet
@@ -175,7 +187,7 @@ def evaluate(
     Writes report.md, report.json, images.csv and a sheet of the best, median and worst picture of every dataset. Run again
     after having been stopped, it goes on where it was.
     """
-    pairs = [pair for place in data for pair in evaluation.find_pairs(place, split)]
+    pairs = [pair for place in data for pair in evaluation.find_pairs(place, split, leave_out=output)]
     perceptual = evaluation.load_lpips() if lpips else None
     settings = {"data": ", ".join(data)} | ({"split": split} if split else {})
     derain = None
@@ -288,6 +300,13 @@ class Job:
     def is_finished(self, claimed: Claim | None) -> bool:
         return all(self.has(output, claimed) for output in self.outputs)
 
+    def date_outputs(self) -> None:
+        """Make none of them older than the input: cameras whose clock is ahead write pictures from the future."""
+        date = self.source.stat().st_mtime_ns
+        for output in self.outputs:
+            if output.stat().st_mtime_ns < date:
+                os.utime(output, ns=(date, date))
+
 
 def plan(inputs: Sequence[str], output: Path, format: str | None, compare: bool) -> list[Job]:
     """Everything to be done, in order; raises before any of it is if the inputs or the output make no sense."""
@@ -307,6 +326,11 @@ def plan(inputs: Sequence[str], output: Path, format: str | None, compare: bool)
         raise ImageError(f"{output} is a file, but several pictures need a folder: give --output a folder.")
     jobs = []
     for path in paths:
+        if suffix and path.is_dir() and output.is_dir() and output.samefile(path):
+            raise ImageError(
+                f"{output} is where the pictures are, and what is written there in another format would be taken for more of them: "
+                "choose another --output."
+            )
         sources = pictures_below(path, leave_out=output) if path.is_dir() else [path]
         if not sources:
             raise ImageError(f"{path} contains no pictures: {', '.join(EXTENSIONS)} are looked for.")
@@ -344,24 +368,6 @@ def expand(text: str) -> list[Path]:
         raise ImageError(f"{text} matches no picture.")
     # `**` matches folders as well as what is in them
     return [path for path in pictures if not (path.is_dir() and any(path in other.parents for other in pictures))]
-
-
-def pictures_below(folder: Path, leave_out: Path | None = None) -> list[Path]:
-    """Every picture in a folder and the folders below, by its extension; hidden ones and a `leave_out` below it aside."""
-    left_out = (
-        leave_out.resolve() if leave_out is not None and folder.resolve() in leave_out.resolve().parents else None
-    )
-    found = []
-    for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if (
-            path.suffix.lower() in EXTENSIONS
-            and not hidden
-            and path.is_file()
-            and left_out not in path.resolve().parents
-        ):
-            found.append(path)
-    return found
 
 
 def check_inputs_are_kept(jobs: Iterable[Job]) -> None:
@@ -464,6 +470,7 @@ class Run:
                     read.append((job, picture))
                 else:
                     self.write_sheet(job, picture, open_image(job.target, self.max_pixels))
+                    job.date_outputs()
                     self.done += 1
             except (ImageError, OSError) as error:
                 self.report(error)
@@ -497,6 +504,7 @@ class Run:
         try:
             save_image(derained, job.target)
             self.write_sheet(job, picture, derained)
+            job.date_outputs()
             self.done += 1
         except (ImageError, OSError) as error:
             self.report(error)
@@ -511,10 +519,12 @@ class Run:
         if getattr(error, "errno", None) in _NOTHING_CAN_BE_WRITTEN:
             raise error  # nor could any of the others be
         self.failed += 1
-        tqdm.write(f"Failed: {' '.join(str(error).split())}", file=typer.get_text_stream("stderr"))
+        tqdm.write(f"Failed: {' '.join(str(error).split())}", file=sys.stderr)
 
 
 def main() -> None:
+    for stream in (sys.stdout, sys.stderr):  # names of files need not be text
+        stream.reconfigure(errors="backslashreplace")
     app()
 
 

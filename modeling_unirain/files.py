@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import hashlib
 import json
 import os
 import re
@@ -15,6 +16,9 @@ from typing import Any
 PART = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.part")
 """Names of files that are being written, or were when their process was killed."""
 
+LONGEST_NAME = 240
+"""Bytes of a file's name that leave room for what a temporary name adds; file systems allow 255."""
+
 
 @contextlib.contextmanager
 def written(path: Path) -> Iterator[Path]:
@@ -22,9 +26,10 @@ def written(path: Path) -> Iterator[Path]:
 
     The folder is made. What an earlier, killed process left behind of the same file is removed.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    name = _name_in_temporary(path.name)
+    temporary = path.with_name(f".{name}.{secrets.token_hex(4)}.part")
     path.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in _leftovers(path.parent.absolute()).get(path.name, []):
+    for leftover in _leftovers(path.parent.absolute()).get(name, []):
         leftover.unlink(missing_ok=True)
     try:
         yield temporary
@@ -33,6 +38,20 @@ def written(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def folders_below(root: Path) -> Iterator[Path]:
+    """`root` and all folders below it, links followed but where they lead in a circle; folders that may not be read are passed over."""
+    for folder, subfolders, _ in os.walk(root, followlinks=True):
+        folder = Path(folder)
+        links = [name for name in subfolders if (folder / name).is_symlink()]
+        if links:
+            depth = len(folder.relative_to(root).parts)
+            above = {place.resolve() for place in (folder, *list(folder.parents)[:depth])}
+            subfolders[:] = [
+                name for name in subfolders if name not in links or (folder / name).resolve() not in above
+            ]
+        yield folder
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -53,6 +72,11 @@ def replace_folder(temporary: Path, folder: Path) -> None:
     temporary.rename(folder)
     if old.exists():  # also one that a kill between the two names left
         shutil.rmtree(old)
+
+
+def _name_in_temporary(name: str) -> str:
+    encoded = os.fsencode(name)
+    return name if len(encoded) <= LONGEST_NAME else hashlib.sha256(encoded).hexdigest()
 
 
 def _flush(file: Path) -> None:

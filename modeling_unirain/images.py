@@ -34,7 +34,7 @@ import numpy as np
 import tifffile
 from PIL import ExifTags, Image, ImageCms, JpegImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
-from .files import written
+from .files import folders_below, written
 
 
 logger = logging.getLogger(__name__)
@@ -199,6 +199,22 @@ def open_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Picture:
     return _turned_upright(picture, orientation)
 
 
+def pictures_below(folder: Path, leave_out: Path | None = None) -> list[Path]:
+    """Every picture in a folder and the folders below, linked ones too, by its extension; hidden ones and a `leave_out` below it aside."""
+    left_out = (
+        leave_out.resolve() if leave_out is not None and folder.resolve() in leave_out.resolve().parents else None
+    )
+    files = [path for parent in folders_below(folder) for path in parent.iterdir()]
+    return sorted(
+        path
+        for path in files
+        if path.suffix.lower() in EXTENSIONS
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and path.is_file()
+        and left_out not in path.resolve().parents
+    )
+
+
 def read_rgb(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Read a picture as (height, width, 3) uint8 RGB, upright and without alpha; raises like `open_image`."""
     return np.ascontiguousarray(open_image(path, max_pixels).as_8_bit().rgb)
@@ -340,7 +356,12 @@ def _is_deep_tiff(path: Path) -> bool:
         if file.read(4) not in (b"II\x2a\x00", b"MM\x00\x2a", b"II\x2b\x00", b"MM\x00\x2b"):
             return False
     with tifffile.TiffFile(path) as tiff:
-        bits = tiff.pages[0].bitspersample
+        page = tiff.pages[0]
+        if page.is_reduced or "DNGVersion" in page.tags:
+            raise ImageError(
+                f"{path} is a camera's raw file, or only the preview of one: develop it into a TIFF or JPEG first."
+            )
+        bits = page.bitspersample
         return max(bits if isinstance(bits, tuple) else (bits,)) > 8
 
 

@@ -83,6 +83,15 @@ def test_folder_keeps_its_tree_its_formats_and_its_depths(unirain, tmp_path):
         assert (after.size, after.format, after.pixels.dtype) == (before.size, before.format, before.pixels.dtype)
 
 
+def test_linked_folders_are_searched_too(unirain, tmp_path):
+    picture(tmp_path / "elsewhere" / "b.png")
+    picture(tmp_path / "in" / "a.png")
+    (tmp_path / "in" / "more").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "circle").symlink_to(tmp_path / "in" / "more")
+    unirain(tmp_path / "in", "--output", tmp_path / "out")
+    assert tree(tmp_path / "out") - {cli.RUN_RECORD} == {"a.png", "more/b.png"}
+
+
 def test_globs_files_and_folders_together(unirain, tmp_path):
     picture(tmp_path / "in" / "a1.png")
     picture(tmp_path / "in" / "a2.png")
@@ -253,6 +262,14 @@ def other_checkpoint(tiny_checkpoint, tmp_path) -> Path:
     model.output_projection.weight.data.mul_(2)
     model.save_pretrained(other)
     return other
+
+
+def test_pictures_from_the_future_are_finished_too(unirain, tmp_path):
+    """Of a camera whose clock is ahead."""
+    tomorrow = time.time() + 86400
+    os.utime(picture(tmp_path / "in" / "a.png"), (tomorrow, tomorrow))
+    unirain(tmp_path / "in", "--output", tmp_path / "out", "--compare")
+    assert "Skipped 1 finished" in unirain(tmp_path / "in", "--output", tmp_path / "out", "--compare")
 
 
 def test_pictures_of_another_checkpoint_are_not_taken_as_finished(unirain, other_checkpoint, tmp_path):
@@ -446,6 +463,33 @@ def test_bad_files_do_not_stop_the_others(unirain, tmp_path):
         for name in ("empty.png", "text.jpg", "cut.png"):
             assert len([line for line in output.splitlines() if line.startswith("Failed: ") and name in line]) == 1
         assert tree(out) == {"a.png", "z.png", cli.RUN_RECORD}
+
+
+def test_names_that_are_no_text_do_not_stop_the_others(tiny_checkpoint, tmp_path):
+    picture(tmp_path / "in" / "b.png")
+    (tmp_path / "in" / os.fsdecode(b"a\xe9.png")).write_bytes(b"no picture")
+    command = [
+        sys.executable,
+        "-m",
+        "modeling_unirain.cli",
+        "derain",
+        "in",
+        "-o",
+        "out",
+        "--checkpoint",
+        tiny_checkpoint,
+    ]
+    done = subprocess.run([*command, "--device", "cpu"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and r"a\udce9.png" in done.stderr and "Derained 1 of 2. 1 failed." in done.stdout
+    assert (tmp_path / "out" / "b.png").exists()
+
+
+def test_another_format_beside_the_pictures_themselves_is_refused(unirain, tmp_path):
+    """The next run would take the results for pictures to derain."""
+    picture(tmp_path / "in" / "a.bmp")
+    output = unirain(tmp_path / "in", "--output", tmp_path / "in", "--format", "png", code=1)
+    one_sentence(output, "choose another --output")
+    assert tree(tmp_path / "in") == {"a.bmp"}
 
 
 def test_lying_file_is_derained_by_what_it_is(unirain, tmp_path):

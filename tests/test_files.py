@@ -48,6 +48,15 @@ def test_what_a_kill_left_of_a_file_goes_with_its_next_writing(tmp_path):
     assert other.startswith(".a.txt.txt.")  # which may be in the making elsewhere
 
 
+def test_names_as_long_as_can_be_are_written_and_what_a_kill_left_of_them_goes(tmp_path):
+    file = tmp_path / ("a" * 251 + ".txt")
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(file)], check=False)
+    assert killed.returncode == -signal.SIGKILL and len(list(tmp_path.iterdir())) == 1
+    with written(file) as temporary:
+        temporary.write_text("whole")
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+
+
 def test_a_folder_takes_the_place_of_another(tmp_path):
     for name, content in (("new.tmp", "new"), ("there", "old")):
         (tmp_path / name).mkdir()

@@ -546,3 +546,10 @@ save_image(Picture(np.zeros((100, 100, 3), np.uint8)), sys.argv[1])
     assert not target.exists() and len(list(tmp_path.iterdir())) == 1
     save_image(Picture(pattern()), target)
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_the_preview_in_a_raw_file_is_not_taken_for_the_picture(tmp_path):
+    """As a DNG has it: a small first page that says it is a reduced image."""
+    tifffile.imwrite(tmp_path / "a.dng", pattern(), photometric="rgb", subfiletype=1)
+    with pytest.raises(ImageError, match="raw file"):
+        open_image(tmp_path / "a.dng")

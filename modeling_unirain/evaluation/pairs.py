@@ -11,7 +11,8 @@ import numpy as np
 from huggingface_hub import HfApi, constants
 from PIL import Image, ImageOps
 
-from ..images import EXTENSIONS, read_rgb
+from ..files import folders_below
+from ..images import EXTENSIONS, pictures_below, read_rgb
 from ..types import RainType
 
 
@@ -40,12 +41,18 @@ class EvaluationPair:
     name: str
     read: ReadPair
 
+    def __post_init__(self):
+        for field in ("dataset", "rain_type", "name"):  # reports are text, which names of files need not be
+            object.__setattr__(self, field, getattr(self, field).encode(errors="backslashreplace").decode())
+
     @property
     def key(self) -> tuple[str, str, str]:
         return self.dataset, self.rain_type, self.name
 
 
-def find_pairs(data: str | Path, split: str | None = None) -> list[EvaluationPair]:
+def find_pairs(
+    data: str | Path, split: str | None = None, leave_out: str | Path | None = None
+) -> list[EvaluationPair]:
     """Everything measurable at one place, in a fixed order.
 
     - Folders of pairs, `<TYPE>/<dataset>/{input,target}` at any depth; pairs have the same file name but for the
@@ -53,12 +60,15 @@ def find_pairs(data: str | Path, split: str | None = None) -> list[EvaluationPai
     - A `datasets` corpus with the columns `input`, `target` and `type`: Parquet or saved to disk, or an id on the Hub.
     - Where there are no pairs, every picture is a real one without a twin: `<TYPE>/*`.
 
+    Links are followed; what they lead to goes by their names.
+
     Args:
         data (`str` or `Path`): a folder, or a dataset's id on the Hub.
         split (`str`, *optional*): of a corpus. Default: `test`, `validation` or the only one.
+        leave_out (`str` or `Path`, *optional*): a folder below `data` that is not looked at: where a report is written.
 
     Raises:
-        ValueError: nothing to measure there, a picture without its twin, two pictures of one name, no such split.
+        ValueError: nothing to measure there, a picture or folder without its twin, two pictures of one name, no such split.
         OSError: the Hub cannot be reached.
     """
     root = Path(data).expanduser()
@@ -70,29 +80,35 @@ def find_pairs(data: str | Path, split: str | None = None) -> list[EvaluationPai
         return _corpus_pairs(str(data), split)
     if split is not None:
         raise ValueError(f"{data} is a folder of pictures, which has no split {split!r}: leave --split out.")
-    folders = [Path(folder) for folder, _, _ in sorted(os.walk(root, followlinks=True))]
-    pairs = [pair for folder in folders for pair in _folder_pairs(folder, root)]
-    pairs = pairs or _unpaired(root)
+    pairs = [pair for folder in sorted(folders_below(root)) for pair in _folder_pairs(folder, root)]
+    pairs = pairs or _unpaired(root, leave_out and Path(leave_out))
     if not pairs:
         raise ValueError(f"{data} holds no pictures: expected <TYPE>/<dataset>/input and target, or <TYPE>/*.")
     return pairs
 
 
-def _pictures(folder: Path, pattern: str = "*") -> list[Path]:
-    return sorted(path for path in folder.glob(pattern) if path.suffix.lower() in EXTENSIONS and path.is_file())
-
-
 def _folder_pairs(folder: Path, root: Path) -> list[EvaluationPair]:
     """The pairs that lie directly in `folder`."""
-    parent = folder.resolve().parent.name
+    place = _absolute(folder)
+    parent = place.parent.name
     nested = len(folder.relative_to(root).parts) >= 2
     rain_type = parent if nested or parent in set(RainType) else UNKNOWN_TYPE
-    make = partial(EvaluationPair, folder.resolve().name, rain_type)
+    make = partial(EvaluationPair, place.name, rain_type)
     if (folder / "pair").is_dir():
         return [make(stem, partial(_read_side_by_side, path)) for stem, path in _by_stem(folder / "pair").items()]
-    if not ((folder / "input").is_dir() and (folder / "target").is_dir()):
+    there = [name for name in ("input", "target") if (folder / name).is_dir()]
+    if not there:
         return []
+    if len(there) == 1:
+        raise ValueError(
+            f"{folder} has the folder {there[0]} alone: pairs need input and target; give {folder / there[0]} itself to "
+            "measure pictures without twins."
+        )
     inputs, targets = _by_stem(folder / "input"), _by_stem(folder / "target")
+    if not inputs:
+        raise ValueError(
+            f"{folder / 'input'} holds no pictures itself: those of pairs lie directly in input and target."
+        )
     if missing := sorted(inputs.keys() - targets.keys()):
         raise ValueError(
             f"{inputs[missing[0]]} has no target of the same name in {folder / 'target'}"
@@ -104,26 +120,33 @@ def _folder_pairs(folder: Path, root: Path) -> list[EvaluationPair]:
 
 def _by_stem(folder: Path) -> dict[str, Path]:
     pictures: dict[str, Path] = {}
-    for path in _pictures(folder):
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() not in EXTENSIONS or not path.is_file():
+            continue
         if path.stem in pictures:
             raise ValueError(f"{pictures[path.stem]} and {path.name} have the same name: remove one of them.")
         pictures[path.stem] = path
     return pictures
 
 
-def _unpaired(root: Path) -> list[EvaluationPair]:
+def _unpaired(root: Path, leave_out: Path | None) -> list[EvaluationPair]:
     """Real photographs: `<TYPE>/**`, or a folder of them whose type only its own name can tell."""
-    resolved = root.resolve()
+    place = _absolute(root)
     pairs = []
-    for path in _pictures(root, "**/*"):
+    for path in pictures_below(root, leave_out):
         *folders, _ = path.relative_to(root).parts
-        if resolved.name in set(RainType):
-            dataset, rain_type = resolved.parent.name, resolved.name
+        if place.name in set(RainType):
+            dataset, rain_type = place.parent.name, place.name
         else:
-            dataset, rain_type = resolved.name, folders[0] if folders else UNKNOWN_TYPE
+            dataset, rain_type = place.name, folders[0] if folders else UNKNOWN_TYPE
         name = path.relative_to(root / rain_type if folders and folders[0] == rain_type else root).as_posix()
         pairs.append(EvaluationPair(dataset, rain_type, name, partial(_read_unpaired, path)))
     return pairs
+
+
+def _absolute(folder: Path) -> Path:
+    """With all its names, but links as they are: a set linked into a tree has the name that it has there."""
+    return Path(os.path.abspath(folder))
 
 
 def _read_pair(rainy: Path, clean: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -185,7 +208,8 @@ def _corpus_pairs(data: str, split: str | None) -> list[EvaluationPair]:
         raise ValueError(f"The split {split!r} of {data} is empty.")
     columns = set(rows.column_names)
     labels = rows.features["type"]
-    types = [labels.int2str(label) if hasattr(labels, "int2str") else str(label) for label in rows["type"]]
+    name_of = getattr(labels, "int2str", str)
+    types = [UNKNOWN_TYPE if label is None else name_of(label) for label in rows["type"]]
     names = rows["pair_id"] if "pair_id" in columns else [f"{index:06d}" for index in range(len(rows))]
     sources = rows["source"] if "source" in columns else [Path(data).stem] * len(rows)
     return [

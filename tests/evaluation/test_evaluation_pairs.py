@@ -1,5 +1,7 @@
 """Every layout of data is found, named and read; what is wrong with one is said."""
 
+import os
+
 import datasets
 import numpy as np
 import pytest
@@ -68,6 +70,56 @@ def test_pictures_without_targets_are_real_ones(tmp_path):
     assert set(keys(find_pairs(tmp_path / "real" / "DRS"))) == {key for key in expected if key[1] == "DRS"}
     rainy, clean = find_pairs(tmp_path / "real")[0].read()
     assert rainy.shape == (48, 64, 3) and clean is None
+
+
+def test_linked_sets_go_by_the_names_of_their_links(tmp_path):
+    for name in ("Rain100L", "Rain100H"):
+        write_pairs(tmp_path / "store" / name / "test", 1)
+    (tmp_path / "data" / "DRS").mkdir(parents=True)
+    for name in ("Rain100L", "Rain100H"):
+        (tmp_path / "data" / "DRS" / name.lower()).symlink_to(tmp_path / "store" / name / "test")
+    assert keys(find_pairs(tmp_path / "data")) == [("rain100h", "DRS", "000"), ("rain100l", "DRS", "000")]
+
+
+def test_linked_photographs_count_and_circles_of_links_end(tmp_path):
+    for name in ("photos/a.png", "real/NRS/b.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        clean_picture(0).save(tmp_path / name)
+    (tmp_path / "real" / "DRS").symlink_to(tmp_path / "photos")
+    (tmp_path / "photos" / "again").symlink_to(tmp_path / "real")
+    assert keys(find_pairs(tmp_path / "real")) == [("real", "DRS", "a.png"), ("real", "NRS", "b.png")]
+
+
+def test_folders_that_only_look_like_pairs_are_told_of(tmp_path):
+    write_pairs(tmp_path / "DRS" / "one", 1)
+    write_pairs(tmp_path / "DRS" / "two", 1)
+    (tmp_path / "DRS" / "two" / "target").rename(tmp_path / "DRS" / "two" / "gt")
+    with pytest.raises(ValueError, match="two has the folder input alone"):
+        find_pairs(tmp_path)
+    assert keys(find_pairs(tmp_path / "DRS" / "two" / "input")) == [("input", "unknown", "000.png")]
+    write_pairs(tmp_path / "NRS" / "deep", 1)
+    for name in ("input", "target"):
+        (tmp_path / "NRS" / "deep" / name).rename(tmp_path / "s1")
+        (tmp_path / "NRS" / "deep" / name).mkdir()
+        (tmp_path / "s1").rename(tmp_path / "NRS" / "deep" / name / "s1")
+    with pytest.raises(ValueError, match="deep/input holds no pictures itself"):
+        find_pairs(tmp_path / "NRS")
+
+
+def test_the_report_among_the_pictures_is_none_of_them(tmp_path):
+    for name in ("photos/a.png", "photos/report/sheets/worst.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        clean_picture(0).save(tmp_path / name)
+    pairs = find_pairs(tmp_path / "photos", leave_out=tmp_path / "photos" / "report")
+    assert keys(pairs) == [("photos", "unknown", "a.png")]
+
+
+def test_names_that_are_no_text_are_escaped(tmp_path):
+    (tmp_path / "photos").mkdir()
+    path = tmp_path / "photos" / os.fsdecode(b"caf\xe9.png")
+    clean_picture(0).save(path)
+    (pair,) = find_pairs(tmp_path / "photos")
+    assert pair.name == r"caf\udce9.png" and pair.read()[0].shape == (48, 64, 3)
 
 
 def corpus_rows(count: int) -> datasets.Dataset:
@@ -170,3 +222,12 @@ def test_what_is_no_data_says_so(tmp_path):
     (tmp_path / "b.png").touch()
     with pytest.raises(ValueError, match="no split 'test'"):
         find_pairs(tmp_path, split="test")
+
+
+def test_pairs_of_a_corpus_without_a_type_are_unknown(tmp_path):
+    rows = corpus_rows(2)
+    (tmp_path / "corpus").mkdir()
+    features = rows.features
+    labelled = rows.map(lambda row: {"type": None if row["pair_id"] == "p1" else row["type"]}, features=features)
+    labelled.to_parquet(tmp_path / "corpus" / "test-00000-of-00001.parquet")
+    assert keys(find_pairs(tmp_path / "corpus")) == [("mine", "DRS", "p0"), ("mine", "unknown", "p1")]
