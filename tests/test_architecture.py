@@ -36,7 +36,7 @@ ALLOWED = {
     "derainer": HUB_FILES | {"images"},
     "hub": HUB_FILES | {"files"},
     "publishing": {"distillation", "hub", "modeling_unirain"},
-    "evaluation": {"corpora", "images", "metrics", "niqe", "sheets", "types"},
+    "evaluation": {"corpora", "files", "images", "metrics", "niqe", "sheets", "types"},
     "training": HUB_FILES | {"corpora", "files", "hub", "images", "metrics", "options", "rain", "sheets", "types"},
     "distillation": HUB_FILES | {"files", "images", "metrics", "options", "types"},
     # What only calls.

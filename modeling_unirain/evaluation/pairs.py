@@ -11,6 +11,7 @@ import numpy as np
 from huggingface_hub import HfApi, constants
 from PIL import Image, ImageOps
 
+from ..corpora import load_corpus
 from ..files import folders_below
 from ..images import EXTENSIONS, pictures_below, read_rgb
 from ..types import RainType
@@ -232,7 +233,7 @@ def _load_splits(data: str, datasets) -> dict:
             return {"all": datasets.load_from_disk(root)}
         if root.is_file():
             return dict(datasets.load_dataset(root.suffix[1:], data_files=str(root)))
-        return dict(datasets.load_dataset(str(root) if root.exists() else data))
+        return dict(load_corpus(root if root.exists() else data))
     except Exception as error:  # of datasets, pyarrow, huggingface_hub or its HTTP library
         reason = " ".join(str(error).split())
         if root.exists():

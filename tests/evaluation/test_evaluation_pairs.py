@@ -161,6 +161,16 @@ def test_a_corpus_is_read_in_every_form(tmp_path, form):
     assert (clean == np.asarray(clean_picture(1))).all() and (rainy != clean).any()
 
 
+def test_a_corpus_written_anew_is_read_anew(tmp_path):
+    """Its card lists its files, of which `datasets` keeps the rows by the folder's name."""
+    card = "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: test\n    path: data/test-*\n---\n"
+    for count in (2, 1):
+        (tmp_path / "corpus" / "data").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "corpus" / "README.md").write_text(card)
+        corpus_rows(count).to_parquet(tmp_path / "corpus" / "data" / "test-00000-of-00001.parquet")
+        assert len(find_pairs(tmp_path / "corpus")) == count
+
+
 def test_the_split_must_be_told_where_it_is_not_plain(tmp_path):
     splits = datasets.DatasetDict({"distilled": corpus_rows(2), "rejected": corpus_rows(1)})
     splits.save_to_disk(tmp_path / "corpus")
