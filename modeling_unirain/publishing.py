@@ -65,7 +65,7 @@ def publish(
 
     Args:
         kind (`RepoKind` or `str`): `"model"`: a folder with weights, processor and card, as the training script
-            exports it; its code is added where it is missing. `"dataset"`: the output folder of `distill_dataset.py`. `"space"`: the folder `space/` of the
+            exports it; its code, the pipeline's too, is added where it is missing. `"dataset"`: the output folder of `distill_dataset.py`. `"space"`: the folder `space/` of the
             source tree; the package and the example photographs are added, so that the Space needs no release of it.
         source (`str` or `Path`): the folder.
         repo_id (`str`): `owner/name`.
@@ -193,13 +193,12 @@ def assemble_model(source: Path, staging: Path, repo_id: str) -> Path:
     if card.is_file():
         card.write_text(card.read_text(encoding="utf-8").replace("REPOSITORY", repo_id), encoding="utf-8")
     config = staging / "config.json"
-    if (
-        config.is_file()
-        and any(staging.glob("*.safetensors"))
-        and "auto_map" not in config.read_text(encoding="utf-8")
-    ):
+    if config.is_file() and any(staging.glob("*.safetensors")):
         try:
-            _add_code(staging)
+            settings = json.loads(config.read_text(encoding="utf-8"))
+            # The model's own `save_pretrained` writes its code and an `auto_map`, but nothing of the pipeline.
+            if "custom_pipelines" not in settings or not (staging / "pipeline_unirain.py").is_file():
+                _add_code(staging)
         except (OSError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise PublishingError(f"{source} cannot be loaded as a checkpoint of unirain: {reason}") from error
@@ -207,7 +206,7 @@ def assemble_model(source: Path, staging: Path, repo_id: str) -> Path:
 
 
 def _add_code(folder: Path) -> None:
-    """The bundled checkpoints leave out the code, which the package has; on the Hub they need it."""
+    """The code and what names it in the config, as an export has them; the package has them, on the Hub they are needed."""
     from .hub import save_model  # imports torch, which nothing else here needs
     from .modeling_unirain import UniRainForImageDeraining
 

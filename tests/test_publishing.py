@@ -17,7 +17,7 @@ from huggingface_hub import HfApi, snapshot_download
 from PIL import Image
 from typer.testing import CliRunner
 
-from modeling_unirain import UniRainConfig, UniRainForImageDeraining, load_derainer
+from modeling_unirain import UniRainConfig, UniRainForImageDeraining, UniRainImageProcessor, load_derainer
 from modeling_unirain.hub import save_model
 from modeling_unirain.publishing import PublishingError, publish
 
@@ -32,11 +32,11 @@ def checkpoint(tmp_path: Path) -> Path:
     folder = tmp_path / "checkpoint"
     folder.mkdir()
     (folder / "README.md").write_text(CARD)
-    (folder / "config.json").write_text(
-        json.dumps({"auto_map": {"AutoConfig": "configuration_unirain.UniRainConfig"}})
-    )
+    config = {"auto_map": {"AutoConfig": "configuration_unirain.UniRainConfig"}, "custom_pipelines": {}}
+    (folder / "config.json").write_text(json.dumps(config))
     (folder / "preprocessor_config.json").write_text("{}")
-    (folder / "configuration_unirain.py").write_text("")
+    for module in ("configuration_unirain.py", "pipeline_unirain.py"):
+        (folder / module).write_text("")
     (folder / "model.safetensors").write_bytes(os.urandom(5000))
     return folder
 
@@ -112,12 +112,17 @@ def test_an_interrupted_upload_is_finished_by_the_next(hub, checkpoint):
     assert sum(method == "PUT" for method, _ in hub.requests) == sent == 1, "weights that arrived are not sent again"
 
 
-@pytest.mark.parametrize("bundled", [False, True], ids=["exported", "bundled"])
-def test_a_published_model_works_where_the_package_is_not(hub, tmp_path, bundled):
+@pytest.mark.parametrize("kind", ["exported", "bundled", "saved"])
+def test_a_published_model_works_where_the_package_is_not(hub, tmp_path, kind):
     torch.manual_seed(0)
-    save_model(UniRainForImageDeraining(UniRainConfig.from_name("unirain-tiny")), tmp_path / "export")
+    model = UniRainForImageDeraining(UniRainConfig.from_name("unirain-tiny"))
+    if kind == "saved":  # as everything of transformers is
+        model.save_pretrained(tmp_path / "export")
+        UniRainImageProcessor(size_divisor=model.config.size_divisor).save_pretrained(tmp_path / "export")
+    else:
+        save_model(model, tmp_path / "export")
     (tmp_path / "export" / "README.md").write_text(CARD)
-    if bundled:  # as the checkpoints in the package are, without code
+    if kind == "bundled":  # as the checkpoints in the package are, without code
         for module in (tmp_path / "export").glob("*.py"):
             module.unlink()
         config = tmp_path / "export" / "config.json"
@@ -131,7 +136,7 @@ def test_a_published_model_works_where_the_package_is_not(hub, tmp_path, bundled
     code = """
         import torch
         from PIL import Image
-        from transformers import AutoImageProcessor, AutoModelForImageToImage, pipeline
+        from transformers import AutoImageProcessor, AutoModel, AutoModelForImageToImage, pipeline
         derain = pipeline("image-to-image", model="me/rain", trust_remote_code=True, device="cpu")
         derain("rain.png").save("by-pipeline.png")
         model = AutoModelForImageToImage.from_pretrained("me/rain", trust_remote_code=True)
@@ -140,7 +145,8 @@ def test_a_published_model_works_where_the_package_is_not(hub, tmp_path, bundled
         with torch.no_grad():
             (image,) = processor.post_process_image_deraining(model(**inputs), [(37, 50)])
         Image.fromarray((image * 255).round().byte().permute(1, 2, 0).numpy()).save("by-hand.png")
-        print(type(model).__module__.startswith("transformers_modules"))
+        same = type(AutoModel.from_pretrained("me/rain", trust_remote_code=True)).__name__ == type(model).__name__
+        print(same and type(model).__module__.startswith("transformers_modules"))
     """
     assert run_without_the_package(code, hub, tmp_path) == "True"
     for name in ("by-pipeline.png", "by-hand.png"):
@@ -218,6 +224,13 @@ def test_a_folder_that_is_no_checkpoint_or_no_corpus_is_refused(hub, checkpoint,
         publish("dataset", checkpoint, "me/rain")
     (checkpoint / "configuration_unirain.py").unlink()
     with pytest.raises(PublishingError, match=r"configuration_unirain\.py missing"):
+        publish("model", checkpoint, "me/rain")
+    (checkpoint / "configuration_unirain.py").write_text("")
+    (checkpoint / "pipeline_unirain.py").unlink()
+    with pytest.raises(PublishingError, match="cannot be loaded as a checkpoint of unirain"):
+        publish("model", checkpoint, "me/rain")
+    (checkpoint / "config.json").write_text("{")
+    with pytest.raises(PublishingError, match="cannot be loaded as a checkpoint of unirain"):
         publish("model", checkpoint, "me/rain")
     (checkpoint / "model.safetensors").unlink()
     with pytest.raises(PublishingError, match="no weights in safetensors"):
