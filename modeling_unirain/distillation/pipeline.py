@@ -38,7 +38,7 @@ from modeling_unirain.distillation.protocols import (
     Vote,
 )
 from modeling_unirain.distillation.reading import loaded_ahead, read_pixels
-from modeling_unirain.distillation.records import ImageLocation, RainPair, Reference, Verdict
+from modeling_unirain.distillation.records import ImageLocation, RainPair, Reference, Verdict, as_text
 from modeling_unirain.distillation.reference_index import (
     LOCATION,
     REFERENCE_SCHEMA,
@@ -616,7 +616,7 @@ def inspect(record: RainPair | Reference) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         if getattr(error, "errno", None) in NOT_THE_PICTURE:
             raise
-        return _unusable(record, UNREADABLE, _without_folders(str(error), record))
+        return _unusable(record, UNREADABLE, _without_folders(as_text(str(error)), record))
     height, width = picture.shape[:2]
     if target is not None and target.shape != picture.shape:
         sizes = f"input {width} x {height}, target {target.shape[1]} x {target.shape[0]}"
@@ -661,7 +661,7 @@ def _size(path: Path) -> int:
 
 def _source_name(source: str) -> str:
     """A folder's own name, without where it lies on this machine; a Hub id as it is."""
-    return Path(source).resolve().name if Path(source).exists() else source
+    return as_text(Path(source).resolve().name if Path(source).exists() else source)
 
 
 def _id(record: RainPair | Reference) -> str:

@@ -33,7 +33,7 @@ def read_bytes(location: ImageLocation) -> bytes:
         Image.fromarray(read_pixels(location)).save(buffer, "PNG")
         return buffer.getvalue()
     if location.row < 0:
-        return Path(location.path).read_bytes()
+        return location.file.read_bytes()
     return _read_row(location)
 
 
@@ -44,7 +44,7 @@ def read_pixels(location: ImageLocation) -> np.ndarray:
         OSError, ValueError: not readable; the message names the file.
     """
     if location.row < 0:
-        pixels = read_rgb(location.path)
+        pixels = read_rgb(location.file)
         return _half(pixels, location) if location.part else pixels
     # A picture inside a Parquet file gets a name for a moment, so that one module alone knows picture formats.
     with tempfile.TemporaryDirectory(prefix="unirain-") as folder:

@@ -1,6 +1,8 @@
 """What flows through the pipeline: frozen records, keyed by `pair_id` or `reference_id`. A leaf of the package."""
 
+import re
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 
@@ -9,17 +11,34 @@ MARKER = "distillation.json"
 BUILDING = ".building-"
 """What the name of the folder begins with in which a corpus is built, inside its own."""
 
+ESCAPED = re.compile(r"\\udc([89a-f][0-9a-f])")
+
+
+def as_text(name: str) -> str:
+    """A name as tables, JSON and pages can hold it. Python stands a surrogate for each byte of a file name that is not UTF-8
+    (from an old zip, say): it is written out here, `a\\udce8.jpg`. Other names stay as they are."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _text_fields(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: as_text(value) if isinstance(value, str) else value for name, value in fields}
+
 
 @dataclass(frozen=True)
 class ImageLocation:
     """Where a picture's bytes are, without holding them."""
 
     path: str
-    """File on disk: a picture, or a Parquet file."""
+    """File on disk, a picture or a Parquet file; from a row, as `as_text` writes it."""
     row: int = -1
     """Row of a Parquet file; -1 for a picture file."""
     part: str = ""
     """Column of a Parquet file; `left` or `right` half of a side-by-side picture; empty for a whole picture."""
+
+    @property
+    def file(self) -> Path:
+        """The file by its real name. One whose name holds what `as_text` writes out, letter for letter, is not found."""
+        return Path(ESCAPED.sub(lambda byte: chr(int("dc" + byte[1], 16)), self.path))
 
 
 @dataclass(frozen=True)
@@ -39,7 +58,7 @@ class RainPair:
     """Why the pair can be dropped unread; empty if it cannot."""
 
     def to_row(self) -> dict[str, Any]:
-        return asdict(self)
+        return asdict(self, dict_factory=_text_fields)
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> "RainPair":
@@ -59,7 +78,7 @@ class Reference:
     image: ImageLocation
 
     def to_row(self) -> dict[str, Any]:
-        return asdict(self)
+        return asdict(self, dict_factory=_text_fields)
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> "Reference":

@@ -12,6 +12,8 @@ Candidates, at any depth below what the user names:
 
 References: pictures in folders at any depth (the type from the folder's name), or the same kinds of data sets with a
 column `image` or `input`.
+
+A picture's name need not be UTF-8: the records' rows hold it escaped, see `records.as_text`.
 """
 
 import json
@@ -28,7 +30,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from modeling_unirain.distillation.records import ImageLocation, RainPair, Reference
+from modeling_unirain.distillation.records import ImageLocation, RainPair, Reference, as_text
 from modeling_unirain.distillation.shards import Process, at_work, stage_key, wait_for
 from modeling_unirain.files import write_json, written
 from modeling_unirain.images import EXTENSIONS
@@ -181,14 +183,20 @@ def _parquet_files(source: str, fetch: Callable) -> tuple[str, list[Path] | None
     """Name of the data set and its Parquet files; no list at all for a plain folder of pictures."""
     path = Path(os.path.abspath(source))
     if path.is_file() and path.suffix == ".parquet":
-        return path.stem, [path]
+        return path.stem, _openable([path])
     fetched = fetch(source)
     if fetched is not None:
         return source.rstrip("/").split("/")[-1], sorted(fetched.glob("*.parquet"))
     if not path.is_dir():
         raise ValueError(f"{source} is neither a folder nor a Parquet file")
-    files = sorted(path.rglob("*.parquet"))
-    return path.name, files or None
+    return path.name, _openable(sorted(path.rglob("*.parquet"))) or None
+
+
+def _openable(files: list[Path]) -> list[Path]:
+    for file in map(str, files):
+        if file != as_text(file):
+            raise ValueError(f"{as_text(file)} cannot be opened, a Parquet file needs a path in UTF-8: rename it")
+    return files
 
 
 def _parquet_rows(file: Path, column: str) -> Iterator[tuple[int, str | None, str]]:

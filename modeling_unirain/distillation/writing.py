@@ -228,7 +228,7 @@ def _corpus_row(row: dict, features: Features, with_images: bool) -> dict:
 def _embedded(location: dict, pair_id: str) -> dict | None:
     """The picture as `datasets` stores it; `None` for one that cannot be had (only a rejected pair's)."""
     where = ImageLocation(**location)
-    suffix = Path(where.path).suffix if where.row < 0 and not where.part else ".png" if where.row < 0 else ""
+    suffix = where.file.suffix if where.row < 0 and not where.part else ".png" if where.row < 0 else ""
     try:
         return {"bytes": read_bytes(where), "path": Path(pair_id).name + suffix}
     except FileNotFoundError:

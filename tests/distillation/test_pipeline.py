@@ -1,7 +1,9 @@
 import json
+import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 from datasets import ClassLabel, Image, load_dataset
 from distillation.fakes import FakeCaptioner, ScriptedJudge
@@ -11,7 +13,10 @@ from distillation.tiny_corpus import (
     brighter_than,
     contents,
     distil,
+    rained,
+    save,
     save_pair,
+    scene,
 )
 
 from modeling_unirain.distillation.pipeline import Backends, Distillation
@@ -28,6 +33,13 @@ def finished(data, tmp_path_factory):
 @pytest.fixture(scope="module")
 def corpus(finished, tmp_path_factory):
     return load_dataset(str(finished[0] / "output"), cache_dir=str(tmp_path_factory.mktemp("cache")))
+
+
+def small_data(root, first=0):
+    """Three pairs, written over those that are there, and three references."""
+    for i in range(3):
+        save_pair(root / "candidates" / "DRS" / "set", f"{i}", seed=first + i)
+        save(root / "references" / "DRS" / f"{i}.png", rained(scene(20 + i), i))
 
 
 def rows_of(corpus, split):
@@ -87,7 +99,6 @@ def test_pictures_keep_the_bytes_of_their_files(data, corpus):
 
 
 def test_halves_of_side_by_side_pictures_are_kept_without_loss(data, corpus):
-    import numpy as np
     from PIL import Image as PillowImage
 
     sides = [row for row in corpus["distilled"] if row["source"] == "sides"]
@@ -209,6 +220,29 @@ def test_rejected_pictures_are_in_the_corpus_only_when_asked_for(finished, data,
     encoded = rejected.cast_column("input", Image(decode=False)).cast_column("target", Image(decode=False))
     assert all(row["input"]["bytes"] for row in encoded)
     assert {row["pair_id"] for row in encoded if row["target"] is None} == {"alpha/DRS/alone"}
+
+
+def test_names_that_are_not_utf_8_are_escaped_and_their_pictures_used(tmp_path):
+    small_data(tmp_path)
+    folder, odd = tmp_path / "candidates" / "DRS" / "set", os.fsdecode(b"a\xe8.png")
+    for part in (folder / "input", folder / "target", tmp_path / "references" / "DRS"):
+        (part / "1.png").rename(part / odd)
+    (folder / "input" / "0.png").rename(folder / "input" / os.fsdecode(b"alone\xe9.png"))
+    (folder / "input" / os.fsdecode(b"broken\xe9.png")).write_bytes(b"no picture")
+    shutil.copy(folder / "target" / "0.png", folder / "target" / os.fsdecode(b"broken\xe9.png"))
+    (tmp_path / "candidates").rename(tmp_path / os.fsdecode(b"candidat\xe9s"))
+    candidates = [str(tmp_path / os.fsdecode(b"candidat\xe9s"))]
+    summary = distil(tmp_path, tmp_path, {"judges": ()}, candidates=candidates, rejected_images=True)
+    assert summary.kept == 2 and summary.rejected == {"no target": 1, "unreadable": 1}
+    corpus = load_dataset(str(tmp_path / "output"), cache_dir=str(tmp_path / "cache"))
+    kept = {row["pair_id"]: row for row in corpus["distilled"]}
+    assert set(kept) == {r"set/DRS/a\udce8", "set/DRS/2"}
+    np.testing.assert_array_equal(np.asarray(kept[r"set/DRS/a\udce8"]["target"]), scene(1))
+    details = {row["pair_id"]: row["detail"] for row in rows_of(corpus, "rejected").values()}
+    assert details[r"set/DRS/alone\udce9"] == r"candidat\udce9s/DRS/set/input/alone\udce9.png has no target"
+    assert details[r"set/DRS/broken\udce9"].startswith(r"input/broken\udce9.png is not a picture")
+    assert r"references/DRS/a\udce8" in rows_of(corpus, "real")
+    assert r"candidat\udce9s" in (tmp_path / "output" / "README.md").read_text()
 
 
 def test_without_judges_every_sound_pair_is_kept(finished, data, tmp_path):

@@ -1,4 +1,5 @@
 import io
+import os
 from collections import Counter
 
 import numpy as np
@@ -110,6 +111,14 @@ def test_parquet_without_the_columns_says_so(tmp_path):
         pairs(tmp_path / "odd.parquet")
     with pytest.raises(ValueError, match="'image' or 'input'"):
         references(tmp_path / "odd.parquet")
+
+
+def test_a_parquet_file_whose_name_is_not_utf_8_is_named(tmp_path):
+    dataset(2).to_parquet(str(tmp_path / "set.parquet"))
+    (tmp_path / "set.parquet").rename(tmp_path / os.fsdecode(b"s\xe9t.parquet"))
+    for source in (tmp_path, tmp_path / os.fsdecode(b"s\xe9t.parquet")):
+        with pytest.raises(ValueError, match=r"s\\udce9t\.parquet cannot be opened.*rename it"):
+            pairs(source)
 
 
 def test_a_changed_file_changes_the_identity(tmp_path):
