@@ -8,7 +8,6 @@ so that nothing but tables of numbers and words lies in the work folder. Several
 stage; the main process alone indexes, fits, decides and writes.
 """
 
-import errno
 import hashlib
 import json
 import logging
@@ -37,7 +36,7 @@ from modeling_unirain.distillation.protocols import (
     Triplet,
     Vote,
 )
-from modeling_unirain.distillation.reading import loaded_ahead, read_pixels
+from modeling_unirain.distillation.reading import is_the_pictures_fault, loaded_ahead, read_pixels
 from modeling_unirain.distillation.records import ImageLocation, RainPair, Reference, Verdict, as_text
 from modeling_unirain.distillation.reference_index import (
     LOCATION,
@@ -69,8 +68,6 @@ logger = logging.getLogger(__name__)
 UNREADABLE = "unreadable"
 UNEQUAL = "unequal size"
 DUPLICATE = "duplicate"
-# A full disk or a machine out of handles is not the picture's fault: the run stops, to be resumed.
-NOT_THE_PICTURE = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 BYTES_PER_PAIR = 40_000
 """Of the work folder per candidate, generously: 21 kB measured with the local preset, most of it the thumbnail, to which
 CLIP adds two embeddings of 3 kB and vision language models their answers."""
@@ -614,7 +611,7 @@ def inspect(record: RainPair | Reference) -> dict[str, Any]:
         picture = read_pixels(_picture(record))
         target = read_pixels(record.target) if isinstance(record, RainPair) else None
     except (OSError, ValueError) as error:
-        if getattr(error, "errno", None) in NOT_THE_PICTURE:
+        if not is_the_pictures_fault(error):
             raise
         return _unusable(record, UNREADABLE, _without_folders(as_text(str(error)), record))
     height, width = picture.shape[:2]

@@ -1,5 +1,6 @@
 """Bring the picture behind an `ImageLocation` into memory: its original bytes, or its pixels."""
 
+import errno
 import io
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,6 +21,16 @@ from modeling_unirain.images import ImageError, read_rgb
 # Decoding releases the interpreter lock; more threads than this only compete with the model.
 DECODING_THREADS = 4
 SIDES = ("left", "right")
+NOT_THE_PICTURE = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+
+
+def is_the_pictures_fault(error: BaseException) -> bool:
+    """Whether another run would fail at this picture as well. A full disk or a machine out of handles is not its fault: the
+    run stops, to be resumed. `ImageError` has such an error as its cause. A `MemoryError` while decoding is the picture's:
+    a damaged one may ask for any size."""
+    if getattr(error, "errno", None) in NOT_THE_PICTURE:
+        return False
+    return error.__cause__ is None or is_the_pictures_fault(error.__cause__)
 
 
 def read_bytes(location: ImageLocation) -> bytes:

@@ -23,7 +23,7 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalTokenNotFound
 from tqdm import tqdm
 
 from modeling_unirain.distillation.arguments import DistillationArguments
-from modeling_unirain.distillation.reading import read_bytes
+from modeling_unirain.distillation.reading import is_the_pictures_fault, read_bytes
 from modeling_unirain.distillation.records import BUILDING, MARKER, ImageLocation
 from modeling_unirain.distillation.reference_index import ReferenceIndex
 from modeling_unirain.distillation.report import write_report
@@ -163,15 +163,24 @@ class CorpusWriter:
             part = list(islice(rows, per_file))
             path = folder / f"{level}-{number:05d}-of-{files:05d}.parquet"
             if not path.exists():
-                with_images = level != REJECTED or self.arguments.rejected_images
                 with (
                     written(path) as temporary,
                     pq.ParquetWriter(temporary, features.arrow_schema, compression="zstd") as writer,
                 ):
                     for first in range(0, len(part), ROW_GROUP):
-                        group = [_corpus_row(row, features, with_images) for row in part[first : first + ROW_GROUP]]
+                        group = [self._row(level, row, features) for row in part[first : first + ROW_GROUP]]
                         writer.write_table(pa.Table.from_pylist(group, schema=features.arrow_schema))
             bar.update(len(part))
+
+    def _row(self, level: str, row: dict, features: Features) -> dict:
+        corpus_row = {name: row[name] for name in features if name in row}
+        corpus_row["type"] = None if row["rain_type"] is None else features["type"].str2int(row["rain_type"])
+        corpus_row["references"] = [{k: v for k, v in found.items() if k != "row"} for found in row["references"]]
+        needed = level != REJECTED
+        for name in ("input", "target"):
+            wanted = row[name] and (needed or self.arguments.rejected_images)
+            corpus_row[name] = _embedded(row[name], row["pair_id"], needed) if wanted else None
+        return corpus_row
 
     def _types(self, verdicts: ShardStore, index: ReferenceIndex) -> list[str]:
         """The paper's four in its order, then whatever else the sources name."""
@@ -216,22 +225,20 @@ def _reference_row(index: ReferenceIndex, row: int) -> dict:
     }
 
 
-def _corpus_row(row: dict, features: Features, with_images: bool) -> dict:
-    corpus_row = {name: row[name] for name in features if name in row}
-    corpus_row["type"] = None if row["rain_type"] is None else features["type"].str2int(row["rain_type"])
-    corpus_row["references"] = [{k: v for k, v in found.items() if k != "row"} for found in row["references"]]
-    for name in ("input", "target"):
-        corpus_row[name] = _embedded(row[name], row["pair_id"]) if with_images and row[name] else None
-    return corpus_row
+def _embedded(location: dict, pair_id: str, needed: bool) -> dict | None:
+    """The picture as `datasets` stores it; `None` for one that cannot be had, unless it is `needed`: only a rejected pair's
+    may be missing.
 
-
-def _embedded(location: dict, pair_id: str) -> dict | None:
-    """The picture as `datasets` stores it; `None` for one that cannot be had (only a rejected pair's)."""
+    Raises:
+        OSError, ValueError: a picture that is needed cannot be read, or the machine is at fault (`is_the_pictures_fault`).
+    """
     where = ImageLocation(**location)
     suffix = where.file.suffix if where.row < 0 and not where.part else ".png" if where.row < 0 else ""
     try:
         return {"bytes": read_bytes(where), "path": Path(pair_id).name + suffix}
-    except FileNotFoundError:
+    except (OSError, ValueError) as error:
+        if needed or not is_the_pictures_fault(error):
+            raise
         return None
 
 

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from datasets import ClassLabel, Image, load_dataset
+from datasets import ClassLabel, Dataset, Features, Image, load_dataset
 from distillation.fakes import FakeCaptioner, ScriptedJudge
 from distillation.tiny_corpus import (
     arguments,
@@ -220,6 +220,35 @@ def test_rejected_pictures_are_in_the_corpus_only_when_asked_for(finished, data,
     encoded = rejected.cast_column("input", Image(decode=False)).cast_column("target", Image(decode=False))
     assert all(row["input"]["bytes"] for row in encoded)
     assert {row["pair_id"] for row in encoded if row["target"] is None} == {"alpha/DRS/alone"}
+
+
+def test_a_rejected_picture_that_cannot_be_read_is_left_out(tmp_path):
+    small_data(tmp_path)
+    both = tmp_path / "candidates" / "DRS" / "sides" / "pair" / "cut.png"
+    save(both, np.concatenate([scene(7), rained(scene(7), 7)], axis=1))
+    both.write_bytes(both.read_bytes()[:300])
+    rows = [
+        {"input": {"bytes": (tmp_path / "references" / "DRS" / "0.png").read_bytes(), "path": None}, "target": None}
+    ]
+    features = Features({"input": Image(), "target": Image()})
+    Dataset.from_list(rows, features=features).to_parquet(str(tmp_path / "set.parquet"))
+    candidates = [str(tmp_path / "candidates"), str(tmp_path / "set.parquet")]
+    summary = distil(tmp_path, tmp_path, {"judges": ()}, candidates=candidates, rejected_images=True)
+    assert summary.kept == 3 and summary.rejected == {"unreadable": 2}
+    rejected = load_dataset(str(tmp_path / "output"), split="rejected", cache_dir=str(tmp_path / "cache"))
+    there = {(row["source"], row["input"] is not None, row["target"] is not None) for row in rejected}
+    assert there == {("sides", False, False), ("set", True, False)}
+
+
+def test_a_kept_picture_that_is_gone_stops_the_run_and_the_next_one_finishes(tmp_path):
+    small_data(tmp_path)
+    target = tmp_path / "candidates" / "DRS" / "set" / "target" / "1.png"
+    judge = ScriptedJudge("careless", lambda case: target.unlink(missing_ok=True) or True)
+    with pytest.raises(FileNotFoundError, match=r"target/1\.png"):
+        distil(tmp_path, tmp_path, {"judges": (judge,)})
+    assert not (tmp_path / "output" / "distillation.json").exists()
+    summary = distil(tmp_path, tmp_path, {"judges": (judge,)})
+    assert summary.kept == 2 and summary.rejected == {"no target": 1}
 
 
 def test_names_that_are_not_utf_8_are_escaped_and_their_pictures_used(tmp_path):

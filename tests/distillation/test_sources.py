@@ -1,5 +1,6 @@
 import io
 import os
+import resource
 from collections import Counter
 
 import numpy as np
@@ -7,9 +8,11 @@ import pytest
 from datasets import Dataset, Features, Image, load_from_disk
 from distillation.tiny_corpus import distil, rained, save, save_pair, scene
 
+from modeling_unirain.distillation.pipeline import inspect
 from modeling_unirain.distillation.reading import read_bytes, read_pixels
 from modeling_unirain.distillation.shards import Process
 from modeling_unirain.distillation.sources import Fetcher, list_pairs, list_references
+from modeling_unirain.images import ImageError
 
 
 def pairs(*candidates):
@@ -119,6 +122,21 @@ def test_a_parquet_file_whose_name_is_not_utf_8_is_named(tmp_path):
     for source in (tmp_path, tmp_path / os.fsdecode(b"s\xe9t.parquet")):
         with pytest.raises(ValueError, match=r"s\\udce9t\.parquet cannot be opened.*rename it"):
             pairs(source)
+
+
+def test_a_machine_out_of_handles_is_not_the_pictures_fault(tmp_path):
+    save_pair(tmp_path / "DRS" / "set", "001", seed=1)
+    (pair,) = pairs(tmp_path)
+    assert inspect(pair)["reason"] == ""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.open(os.devnull, os.O_RDONLY)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+    try:
+        with pytest.raises(ImageError, match="Too many open files"):
+            inspect(pair)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_a_changed_file_changes_the_identity(tmp_path):
