@@ -3,9 +3,11 @@
     output_dir/data/{distilled,rejected,real}-00000-of-00012.parquet, README.md, report.html, distillation.json
 
 All of it is built in `output_dir/.building-<key>` and moved into place at the end, `distillation.json` last: it says that
-the folder is complete. Pictures keep the bytes of their files.
+the folder is complete. Pictures keep the bytes of their files. A level without rows has no file: `datasets` opens no split
+that is empty.
 """
 
+import hashlib
 import json
 import logging
 import shutil
@@ -115,7 +117,7 @@ class CorpusWriter:
         """The whole output; what a killed run has finished is not written again."""
         arguments = self.arguments
         options = [arguments.rejected_images, arguments.rows_per_file, arguments.license, self.settings]
-        key = stage_key("write", verdicts.key, index.key, *options)
+        key = stage_key("write 2", verdicts.key, index.key, *options)
         building = self.output_dir / f"{BUILDING}{key}"
         for stale in self.output_dir.glob(f"{BUILDING}*"):
             if stale != building:
@@ -138,7 +140,8 @@ class CorpusWriter:
                 self._write_level(building / "data", level, size, rows[level](), features, bar)
         write_report(building / "report.html", verdicts, index, counts, self.settings)
         with written(building / "README.md") as temporary:
-            temporary.write_text(corpus_card(arguments, self.settings, counts, sizes), encoding="utf-8")
+            contents = contents_key(building / "data")
+            temporary.write_text(corpus_card(arguments, self.settings, counts, sizes, contents), encoding="utf-8")
         write_json(building / MARKER, {"key": key, "settings": self.settings, "rows": sizes})
         self._publish(building)
 
@@ -158,7 +161,7 @@ class CorpusWriter:
         self, folder: Path, level: str, size: int, rows: Iterator[dict], features: Features, bar: tqdm
     ) -> None:
         per_file = self.arguments.rows_per_file
-        files = max(1, -(-size // per_file))
+        files = -(-size // per_file)
         for number in range(files):
             part = list(islice(rows, per_file))
             path = folder / f"{level}-{number:05d}-of-{files:05d}.parquet"
@@ -242,14 +245,33 @@ def _embedded(location: dict, pair_id: str, needed: bool) -> dict | None:
         return None
 
 
+def contents_key(folder: Path) -> str:
+    """Twelve hex digits that change with any byte of the Parquet files in a folder."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.parquet")):
+        with path.open("rb") as file:
+            digest.update(f"{path.name}:{hashlib.file_digest(file, 'sha256').hexdigest()};".encode())
+    return digest.hexdigest()[:12]
+
+
 def corpus_card(
-    arguments: DistillationArguments, settings: dict[str, Any], counts: dict[str, Counter], sizes: dict[str, int]
+    arguments: DistillationArguments,
+    settings: dict[str, Any],
+    counts: dict[str, Counter],
+    sizes: dict[str, int],
+    contents: str,
 ) -> str:
-    """The dataset card: header for the Hub, settings, counts per source and type."""
+    """The dataset card: header for the Hub, settings, counts per source and type.
+
+    The header's description is the `contents_key`: `load_dataset` keys its cache by a folder's name and this header, not by
+    the files, and would otherwise give the rows of an older corpus of the same name.
+    """
     total = sizes[DISTILLED] + sizes[REJECTED]
     share = f"{sizes[DISTILLED] / total:.1%}" if total else "0 %"
     data_files = "".join(
-        f"  - split: {level}\n    path: data/{level}-*.parquet\n" for level in (DISTILLED, REJECTED, REAL)
+        f"  - split: {level}\n    path: data/{level}-*.parquet\n"
+        for level in (DISTILLED, REJECTED, REAL)
+        if sizes[level]
     )
     groups = sorted({*counts["kept"], *counts["rejected"]})
     rows = "".join(
@@ -263,6 +285,15 @@ def corpus_card(
     reasons = "".join(f"| {reason} | {count:,} |\n" for reason, count in sorted(by_reason.items())) or "| none | 0 |\n"
     said = "".join(f"| {name} | {_cell(value)} |\n" for name, value in settings.items())
     pictures = "" if arguments.rejected_images else " Their pictures are not included; `origin` says which they were."
+    levels = "".join(
+        f"| {place} | `{level}` | {sizes[level]:,} | {what} |\n"
+        for place, level, what in (
+            ("top", REAL, "the real rainy photographs; no target"),
+            ("middle", DISTILLED, "the pairs that were kept: train on these"),
+            ("bottom", REJECTED, f"the pairs that were not, with the reason.{pictures}"),
+        )
+        if sizes[level]
+    )
     return f"""---
 license: {arguments.license}
 task_categories:
@@ -275,6 +306,7 @@ size_categories:
 - {_size_category(sum(sizes.values()))}
 configs:
 - config_name: default
+  description: contents {contents}
   data_files:
 {data_files}---
 
@@ -295,10 +327,7 @@ To train on it, name this folder or repository as a `corpus` source with `split:
 
 | level | split | rows | what |
 | --- | --- | --- | --- |
-| top | `{REAL}` | {sizes[REAL]:,} | the real rainy photographs; no target |
-| middle | `{DISTILLED}` | {sizes[DISTILLED]:,} | the pairs that were kept: train on these |
-| bottom | `{REJECTED}` | {sizes[REJECTED]:,} | the pairs that were not, with the reason.{pictures} |
-
+{levels}
 Every row carries its caption, the retrieved references with the scores of the three levels, and every judge's vote, answer,
 reason and scores. `report.html` shows counts, histograms and examples.
 

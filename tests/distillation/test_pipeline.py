@@ -251,6 +251,37 @@ def test_a_kept_picture_that_is_gone_stops_the_run_and_the_next_one_finishes(tmp
     assert summary.kept == 2 and summary.rejected == {"no target": 1}
 
 
+@pytest.mark.parametrize("decision, level", [(True, "distilled"), (False, "rejected")])
+def test_a_level_without_rows_is_left_out_and_the_others_load(tmp_path, decision, level):
+    small_data(tmp_path)
+    distil(tmp_path, tmp_path, {"judges": (ScriptedJudge("firm", lambda case: decision),)})
+    corpus = load_dataset(str(tmp_path / "output"), cache_dir=str(tmp_path / "cache"))
+    assert {name: len(rows) for name, rows in corpus.items()} == {level: 3, "real": 3}
+    assert {path.name.split("-")[0] for path in (tmp_path / "output" / "data").iterdir()} == {level, "real"}
+    other = ({"distilled", "rejected"} - {level}).pop()
+    card = (tmp_path / "output" / "README.md").read_text()
+    assert f"split: {other}\n" not in card and f"| `{other}` |" not in card
+
+
+def test_a_corpus_distilled_anew_is_not_taken_for_the_old_one(tmp_path):
+    loaded = []
+    for first in (0, 10):
+        small_data(tmp_path, first)
+        distil(tmp_path, tmp_path, {"judges": ()})
+        corpus = load_dataset(str(tmp_path / "output"), split="distilled", cache_dir=str(tmp_path / "cache"))
+        loaded.append([np.asarray(picture).mean() for picture in corpus["target"]])
+    assert loaded == [[scene(seed).mean() for seed in range(first, first + 3)] for first in (0, 10)]
+
+
+def test_equal_corpora_have_equal_cards(tmp_path):
+    cards = []
+    for name in ("one", "two"):
+        small_data(tmp_path / name)
+        distil(tmp_path / name, tmp_path / name, {"judges": ()})
+        cards.append((tmp_path / name / "output" / "README.md").read_text())
+    assert cards[0] == cards[1] and "  description: contents " in cards[0]
+
+
 def test_names_that_are_not_utf_8_are_escaped_and_their_pictures_used(tmp_path):
     small_data(tmp_path)
     folder, odd = tmp_path / "candidates" / "DRS" / "set", os.fsdecode(b"a\xe8.png")
