@@ -398,8 +398,19 @@ class MultiObjectiveReweighting(nn.Module):
     def _named(self, values: Tensor) -> dict[str, float]:
         return dict(zip(self.types, values.tolist(), strict=True))
 
+    def get_extra_state(self) -> dict[str, list[str]]:
+        return {"types": self.types}
+
+    def set_extra_state(self, state: dict[str, list[str]]) -> None:
+        if state["types"] != self.types:
+            raise ValueError(
+                f"it was trained on the types {', '.join(state['types'])}, in this order; this run has "
+                f"{', '.join(self.types)}: keep the types, or start a new run from its weights with --init_from."
+            )
+
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
         """The history grows, so the buffer takes the length of the one that is loaded."""
+        state_dict.setdefault(prefix + "_extra_state", self.get_extra_state())  # old states do not name their types
         saved = state_dict.get(prefix + "history")
         if saved is not None and saved.shape[1:] == self.history.shape[1:]:
             self.history = torch.empty_like(saved)

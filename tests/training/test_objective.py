@@ -262,10 +262,25 @@ def test_reloaded_objective_continues_bit_for_bit(tmp_path):
     assert torch.equal(second.history, whole.history)
 
 
-def test_state_of_other_types_is_refused():
-    saved = MultiObjectiveReweighting(["a", "b"]).state_dict()
+@pytest.mark.parametrize("types", [TYPES[:2], [*TYPES[:-1], "haze"], TYPES[::-1]], ids=["fewer", "other", "reversed"])
+def test_state_of_other_types_is_refused(types):
+    saved = MultiObjectiveReweighting(TYPES).state_dict()
+    message = (
+        f"trained on the types {', '.join(TYPES)}, in this order; this run has {', '.join(types)}: keep the types"
+    )
+    with pytest.raises(ValueError, match=message):
+        MultiObjectiveReweighting(types).load_state_dict(saved)
+
+
+def test_state_that_does_not_name_its_types_is_taken_where_their_number_fits():
+    objective = MultiObjectiveReweighting(TYPES)
+    objective.update(overfitting_run(1))
+    saved = {name: objective.state_dict()[name] for name in ("weights", "history")}
+    resumed = MultiObjectiveReweighting(TYPES)
+    resumed.load_state_dict(saved)
+    assert torch.equal(resumed.history, objective.history)
     with pytest.raises(RuntimeError, match="size mismatch"):
-        MultiObjectiveReweighting(TYPES).load_state_dict(saved)
+        MultiObjectiveReweighting(TYPES[:2]).load_state_dict(saved)
 
 
 def test_report_is_logged_under_flat_names():
