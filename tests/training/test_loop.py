@@ -16,7 +16,7 @@ from accelerate.state import AcceleratorState, GradientState
 from PIL import Image
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader, Dataset
-from training_runs import logged, losses, tiny_arguments, write_recipe
+from training_runs import logged, losses, tiny_arguments, write_pairs, write_recipe
 
 from modeling_unirain.configuration_unirain import UniRainConfig
 from modeling_unirain.modeling_unirain import UniRainForImageDeraining
@@ -219,6 +219,15 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_earlier_one(tmp_path):
 # Going on, and starting from weights
 
 
+def write_darker_pairs(root: Path) -> Path:
+    """Pairs whose input is further from its target than `write_pairs` makes it."""
+    for file in write_pairs(root).rglob("input/*.png"):
+        with Image.open(file) as picture:
+            darker = picture.point(lambda value: value // 4)
+        darker.save(file)
+    return root
+
+
 def test_going_back_to_an_earlier_checkpoint_redoes_what_came_after(tmp_path):
     arguments = {"save_steps": 1, "save_total_limit": 20}
     main(tiny_arguments(tmp_path, **arguments))
@@ -232,7 +241,9 @@ def test_the_checkpoint_of_another_run_goes_on_in_a_folder_of_its_own_only(tmp_p
     main(tiny_arguments(tmp_path))
     before = {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()}
     resume = ("--resume_from", str(tmp_path / "a" / "checkpoint-00000005"))
-    with pytest.raises(ValueError, match="run, which already holds checkpoints .*choose another --output_dir") as error:
+    with pytest.raises(
+        ValueError, match="run, which already holds checkpoints .*choose another --output_dir"
+    ) as error:
         main(tiny_arguments(tmp_path, *resume, max_steps=7))
     assert "\n" not in str(error.value)
     assert {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()} == before
@@ -251,15 +262,50 @@ def test_a_resumed_run_takes_the_learning_rate_it_is_given_and_says_so(tmp_path,
     assert logged(tmp_path / "run", "learning_rate")[5] == pytest.approx((2e-3 + 2e-6) / 2)  # half-way down
 
 
-def test_a_checkpoint_of_other_types_is_refused(tmp_path):
-    main(tiny_arguments(tmp_path, max_steps=3))
-    arguments = tiny_arguments(tmp_path, "--resume_from", "last", max_steps=4)
-    arguments.data["types"] = arguments.data["sources"][0]["types"] = ["DRS"]
-    arguments.data["sources"][1]["types"] = ["DRS"]
-    arguments.validation["sources"][0]["types"] = ["DRS"]
-    with pytest.raises(ValueError, match="checkpoint-00000003 cannot be resumed by this run") as error:
-        main(arguments)
+@pytest.mark.parametrize("types", [["DRS"], ["DRS", "NRS"], ["NRD", "DRS"]], ids=["fewer", "other", "swapped"])
+def test_a_checkpoint_of_other_types_is_refused(tmp_path, types):
+    main(tiny_arguments(tmp_path, max_steps=3, logging_steps=2))
+    pairs = {"kind": "paired", "root": str(write_pairs(tmp_path / "pairs", types)), "types": types}
+    changes = {"data": {"types": types, "sources": [pairs]}, "validation": {"sources": [pairs]}}
+    before = {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()}
+    trained_on = f"trained on the types DRS, NRD, in this order; this run has {', '.join(types)}"
+    with pytest.raises(
+        ValueError, match=f"checkpoint-00000003 cannot be resumed by this run: it was {trained_on}"
+    ) as error:
+        main(tiny_arguments(tmp_path, "--resume_from", "last", max_steps=4, **changes))
     assert "\n" not in str(error.value)
+    assert {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()} == before
+
+
+def test_a_best_round_on_another_validation_set_no_longer_counts(tmp_path, caplog):
+    arguments = {"max_steps": 6, "save_steps": 3, "learning_rate": 1e-6}  # nothing is learnt: only the pictures differ
+    main(tiny_arguments(tmp_path, **arguments, validation_steps=2))
+    easier = json.loads((tmp_path / "run" / "best.json").read_text())
+    harder = write_darker_pairs(tmp_path / "harder")
+    changed = {"validation": {"crop_size": 32, "sources": [{"kind": "paired", "root": str(harder)}]}}
+    said = f"best round so far, of step {easier['step']}, no longer counts"
+
+    for _ in range(2):  # the second goes on from the same checkpoint, as a run that was killed before its first
+        caplog.clear()
+        resume = ("--resume_from", str(tmp_path / "run" / "checkpoint-00000006"))
+        with caplog.at_level("WARNING"):
+            ended = main(tiny_arguments(tmp_path, *resume, **arguments | changed))
+        assert said in caplog.text
+        assert ended.results["step"] == 6 and ended.results["psnr"] < easier["psnr"] - 2
+        assert not (tmp_path / "run" / "best.json").exists()
+
+    further = arguments | changed | {"max_steps": 9, "validation_steps": 8}
+    longer = main(tiny_arguments(tmp_path, "--resume_from", "last", **further))
+    best = json.loads((tmp_path / "run" / "best.json").read_text())
+    assert longer.results == best and best["step"] in (8, 9) and best["psnr"] < easier["psnr"] - 2
+    exported = load_file(tmp_path / "run" / "export" / "model.safetensors")
+    trained = load_file(tmp_path / "run" / best["checkpoint"] / "ema" / "model.safetensors")
+    assert all(torch.equal(exported[name], trained[name]) for name in trained)
+
+    caplog.clear()
+    with caplog.at_level("WARNING"):
+        again = main(tiny_arguments(tmp_path, "--resume_from", "last", **further))
+    assert "no longer counts" not in caplog.text and again.results == best
 
 
 def test_resuming_a_finished_run_only_exports_again(tmp_path):
