@@ -524,7 +524,8 @@ class Run:
 
 def main() -> None:
     for stream in (sys.stdout, sys.stderr):  # names of files need not be text
-        stream.reconfigure(errors="backslashreplace")
+        if hasattr(stream, "reconfigure"):  # a closed one is None
+            stream.reconfigure(errors="backslashreplace")
     app()
 
 

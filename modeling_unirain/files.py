@@ -40,18 +40,30 @@ def written(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def folders_below(root: Path) -> Iterator[Path]:
-    """`root` and all folders below it, links followed but where they lead in a circle; folders that may not be read are passed over."""
+def folders_below(root: Path, leave_out: Path | None = None) -> Iterator[Path]:
+    """`root` and all folders below it, save hidden ones, `leave_out` and those that may not be read.
+
+    Links are followed to what lies outside of `root`: what is in it comes anyway, and what is above it contains it. Behind a
+    link, another is followed to what none has led to before, so that links in a circle end.
+    """
+    here, left_out = root.resolve(), leave_out and leave_out.resolve()
+    followed: list[Path] = []
+
+    def is_wanted(folder: Path, behind_a_link: bool) -> bool:
+        place = folder.resolve()
+        if folder.name.startswith(".") or place == left_out:
+            return False
+        if folder.is_symlink():
+            known = [here, *followed] if behind_a_link else [here]
+            if any(_is_within(place, other) or _is_within(other, place) for other in known):
+                return False
+            followed.append(place)
+        return True
+
     for folder, subfolders, _ in os.walk(root, followlinks=True):
-        folder = Path(folder)
-        links = [name for name in subfolders if (folder / name).is_symlink()]
-        if links:
-            depth = len(folder.relative_to(root).parts)
-            above = {place.resolve() for place in (folder, *list(folder.parents)[:depth])}
-            subfolders[:] = [
-                name for name in subfolders if name not in links or (folder / name).resolve() not in above
-            ]
-        yield folder
+        behind_a_link = not _is_within(Path(folder).resolve(), here)
+        subfolders[:] = [name for name in subfolders if is_wanted(Path(folder, name), behind_a_link)]
+        yield Path(folder)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -72,6 +84,10 @@ def replace_folder(temporary: Path, folder: Path) -> None:
     temporary.rename(folder)
     if old.exists():  # also one that a kill between the two names left
         shutil.rmtree(old)
+
+
+def _is_within(place: Path, other: Path) -> bool:
+    return place == other or other in place.parents
 
 
 def _name_in_temporary(name: str) -> str:

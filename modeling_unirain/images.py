@@ -200,18 +200,12 @@ def open_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Picture:
 
 
 def pictures_below(folder: Path, leave_out: Path | None = None) -> list[Path]:
-    """Every picture in a folder and the folders below, linked ones too, by its extension; hidden ones and a `leave_out` below it aside."""
-    left_out = (
-        leave_out.resolve() if leave_out is not None and folder.resolve() in leave_out.resolve().parents else None
-    )
-    files = [path for parent in folders_below(folder) for path in parent.iterdir()]
+    """Every picture in a folder and those below it (`folders_below`), by its extension; hidden ones aside."""
     return sorted(
         path
-        for path in files
-        if path.suffix.lower() in EXTENSIONS
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and path.is_file()
-        and left_out not in path.resolve().parents
+        for parent in folders_below(folder, leave_out)
+        for path in parent.iterdir()
+        if path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and path.is_file()
     )
 
 

@@ -110,6 +110,15 @@ def test_output_below_the_input_is_not_taken_as_input(unirain, tmp_path):
     assert tree(tmp_path) == {"a.png", "out/a.png", f"out/{cli.RUN_RECORD}"}
 
 
+def test_output_that_a_link_in_the_input_leads_to_is_not_taken_as_input(unirain, tmp_path):
+    picture(tmp_path / "in" / "a.png")
+    (tmp_path / "big").mkdir()
+    (tmp_path / "in" / "out").symlink_to(tmp_path / "big")
+    for expected in ("Derained 1 of 1", "Skipped 1 finished"):
+        assert expected in unirain(tmp_path / "in", "--output", tmp_path / "in" / "out")
+    assert tree(tmp_path / "big") == {"a.png", cli.RUN_RECORD}
+
+
 def test_output_may_be_a_folder_above_the_input(unirain, tmp_path):
     picture(tmp_path / "photos" / "a.png")
     unirain(tmp_path / "photos", "-o", tmp_path)

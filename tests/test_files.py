@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from modeling_unirain.files import replace_folder, written
+from modeling_unirain.files import folders_below, replace_folder, written
 
 
 KILLED = """
@@ -55,6 +55,21 @@ def test_names_as_long_as_can_be_are_written_and_what_a_kill_left_of_them_goes(t
     with written(file) as temporary:
         temporary.write_text("whole")
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
+
+
+def test_folders_are_found_once_however_they_are_linked(tmp_path):
+    root, others = tmp_path / "root", [tmp_path / "elsewhere" / str(number) for number in range(9)]
+    for folder in (root / "a", root / ".hidden", *others):
+        folder.mkdir(parents=True)
+    (root / "latest").symlink_to(root / "a")
+    (root / "up").symlink_to(tmp_path)
+    (root / ".hidden" / "all").symlink_to(tmp_path / "elsewhere")
+    for folder in others:
+        (root / folder.name).symlink_to(folder)
+        for other in others:
+            (folder / f"to {other.name}").symlink_to(other)
+    names = [str(folder.relative_to(root)) for folder in folders_below(root, leave_out=others[4])]
+    assert sorted(names) == [".", "0", "1", "2", "3", "5", "6", "7", "8", "a"]
 
 
 def test_a_folder_takes_the_place_of_another(tmp_path):

@@ -548,8 +548,9 @@ save_image(Picture(np.zeros((100, 100, 3), np.uint8)), sys.argv[1])
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
 
-def test_the_preview_in_a_raw_file_is_not_taken_for_the_picture(tmp_path):
-    """As a DNG has it: a small first page that says it is a reduced image."""
-    tifffile.imwrite(tmp_path / "a.dng", pattern(), photometric="rgb", subfiletype=1)
+@pytest.mark.parametrize("signs", [{"subfiletype": 1}, {"extratags": [(50706, "B", 4, b"\1\4\0\0")]}])
+def test_the_preview_in_a_raw_file_is_not_taken_for_the_picture(tmp_path, signs):
+    """Its first page says that it is a reduced image, or that the file is a DNG."""
+    tifffile.imwrite(tmp_path / "a.dng", pattern(), photometric="rgb", **signs)
     with pytest.raises(ImageError, match="raw file"):
         open_image(tmp_path / "a.dng")

@@ -21,14 +21,24 @@ from modeling_unirain.images import ImageError, read_rgb
 # Decoding releases the interpreter lock; more threads than this only compete with the model.
 DECODING_THREADS = 4
 SIDES = ("left", "right")
-NOT_THE_PICTURE = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+THE_PICTURES = {
+    None,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+}
+"""Error numbers of a picture that is not there or not to be read; an `OSError` of a decoder has none."""
 
 
 def is_the_pictures_fault(error: BaseException) -> bool:
-    """Whether another run would fail at this picture as well. A full disk or a machine out of handles is not its fault: the
-    run stops, to be resumed. `ImageError` has such an error as its cause. A `MemoryError` while decoding is the picture's:
+    """Whether another run would fail at this picture as well. A full disk, a machine out of handles or a drive out of reach is
+    not its fault: the run stops, to be resumed. `ImageError` has such an error as its cause. A `MemoryError` while decoding is the picture's:
     a damaged one may ask for any size."""
-    if getattr(error, "errno", None) in NOT_THE_PICTURE:
+    if getattr(error, "errno", None) not in THE_PICTURES:
         return False
     return error.__cause__ is None or is_the_pictures_fault(error.__cause__)
 

@@ -1,6 +1,5 @@
 """Finding what to measure on: folders of pairs, side-by-side pictures, `datasets` corpora, real photographs without a twin."""
 
-import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -61,7 +60,7 @@ def find_pairs(
     - A `datasets` corpus with the columns `input`, `target` and `type`: Parquet or saved to disk, or an id on the Hub.
     - Where there are no pairs, every picture is a real one without a twin: `<TYPE>/*`.
 
-    Links are followed; what they lead to goes by their names.
+    Links below `data` are followed; what they lead to goes by their names. Hidden folders are passed over.
 
     Args:
         data (`str` or `Path`): a folder, or a dataset's id on the Hub.
@@ -81,8 +80,14 @@ def find_pairs(
         return _corpus_pairs(str(data), split)
     if split is not None:
         raise ValueError(f"{data} is a folder of pictures, which has no split {split!r}: leave --split out.")
-    pairs = [pair for folder in sorted(folders_below(root)) for pair in _folder_pairs(folder, root)]
-    pairs = pairs or _unpaired(root, leave_out and Path(leave_out))
+    left_out = leave_out and Path(leave_out)
+    folders = sorted(folders_below(root, left_out))
+    pairs = [pair for folder in folders for pair in _folder_pairs(folder, root)]
+    if pairs:
+        for folder in folders:
+            _check_not_half(folder)
+    else:
+        pairs = _unpaired(root, left_out)
     if not pairs:
         raise ValueError(f"{data} holds no pictures: expected <TYPE>/<dataset>/input and target, or <TYPE>/*.")
     return pairs
@@ -90,23 +95,17 @@ def find_pairs(
 
 def _folder_pairs(folder: Path, root: Path) -> list[EvaluationPair]:
     """The pairs that lie directly in `folder`."""
-    place = _absolute(folder)
+    place = root.resolve() / folder.relative_to(root)
     parent = place.parent.name
     nested = len(folder.relative_to(root).parts) >= 2
     rain_type = parent if nested or parent in set(RainType) else UNKNOWN_TYPE
     make = partial(EvaluationPair, place.name, rain_type)
     if (folder / "pair").is_dir():
         return [make(stem, partial(_read_side_by_side, path)) for stem, path in _by_stem(folder / "pair").items()]
-    there = [name for name in ("input", "target") if (folder / name).is_dir()]
-    if not there:
+    if not ((folder / "input").is_dir() and (folder / "target").is_dir()):
         return []
-    if len(there) == 1:
-        raise ValueError(
-            f"{folder} has the folder {there[0]} alone: pairs need input and target; give {folder / there[0]} itself to "
-            "measure pictures without twins."
-        )
     inputs, targets = _by_stem(folder / "input"), _by_stem(folder / "target")
-    if not inputs:
+    if not inputs and (pictures_below(folder / "input") or pictures_below(folder / "target")):
         raise ValueError(
             f"{folder / 'input'} holds no pictures itself: those of pairs lie directly in input and target."
         )
@@ -130,9 +129,16 @@ def _by_stem(folder: Path) -> dict[str, Path]:
     return pictures
 
 
+def _check_not_half(folder: Path) -> None:
+    """Beside pairs, an input or target without the other is one that something is wrong with."""
+    there = [name for name in ("input", "target") if (folder / name).is_dir()]
+    if len(there) == 1 and pictures_below(folder / there[0]):
+        raise ValueError(f"{folder} has the folder {there[0]} alone: add its twin, or move it elsewhere.")
+
+
 def _unpaired(root: Path, leave_out: Path | None) -> list[EvaluationPair]:
     """Real photographs: `<TYPE>/**`, or a folder of them whose type only its own name can tell."""
-    place = _absolute(root)
+    place = root.resolve()
     pairs = []
     for path in pictures_below(root, leave_out):
         *folders, _ = path.relative_to(root).parts
@@ -143,11 +149,6 @@ def _unpaired(root: Path, leave_out: Path | None) -> list[EvaluationPair]:
         name = path.relative_to(root / rain_type if folders and folders[0] == rain_type else root).as_posix()
         pairs.append(EvaluationPair(dataset, rain_type, name, partial(_read_unpaired, path)))
     return pairs
-
-
-def _absolute(folder: Path) -> Path:
-    """With all its names, but links as they are: a set linked into a tree has the name that it has there."""
-    return Path(os.path.abspath(folder))
 
 
 def _read_pair(rainy: Path, clean: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -84,10 +84,6 @@ class Checkpoints:
         """Name the best checkpoint; it must have been committed."""
         write_json(self.output_dir / BEST_FILE, {"checkpoint": self.path(step).name, **results})
 
-    def forget_best(self) -> None:
-        """From here on there is no best."""
-        (self.output_dir / BEST_FILE).unlink(missing_ok=True)
-
     def rotate(self) -> None:
         """Remove all but the latest and the best."""
         best = (self.best() or {}).get("checkpoint")
@@ -103,7 +99,7 @@ class Checkpoints:
     def _forget_after(self, step: int) -> None:
         best = self.best()
         if best is not None and best["step"] > step:
-            self.forget_best()
+            (self.output_dir / BEST_FILE).unlink()
         for folder in self.list():
             if int(folder.name.removeprefix(PREFIX)) > step:
                 shutil.rmtree(folder)

@@ -85,8 +85,6 @@ class Progress:
     """Step of the last validation round."""
     best: dict[str, Any] | None = None
     """The best validation round so far, see `ValidationResult.as_dict`."""
-    validation: dict[str, Any] | None = None
-    """What the best was measured on: the argument, as JSON has it; `None` in old checkpoints."""
     seconds: float = 0.0
     """Time spent training, over all parts of the run."""
     num_processes: int = 1
@@ -311,15 +309,12 @@ class Trainer:
         if self.checkpoint is not None:
             self._restore(self.checkpoint)
             self._compare_with_before()
-        self.progress.validation = _as_json(self.arguments.validation)
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             self.options.output_dir.mkdir(parents=True, exist_ok=True)
             self.checkpoints.remove_leftovers()
             named = self.checkpoints.best() or {"step": -1}
-            if self.progress.best is None:
-                self.checkpoints.forget_best()
-            elif self.progress.best["step"] > named["step"]:
+            if self.progress.best is not None and self.progress.best["step"] > named["step"]:
                 self._mark_best()  # killed between the checkpoint and its mention
             write_json(self.options.output_dir / ARGUMENTS_FILE, self.arguments.as_dict())
         self.log.start(self.arguments.as_dict(), self.progress.step, self.progress.validated_step)
@@ -348,25 +343,14 @@ class Trainer:
         logger.info(f"Resuming from {checkpoint} at step {self.progress.step}.")
 
     def _compare_with_before(self) -> None:
-        """Tells what has changed. Where the run's weights came from stays known, though it need not be said again.
-
-        What was best on another validation set is so no longer, or all that is trained from here on might look worse.
-        """
+        """Tells what has changed. Where the run's weights came from stays known, though it need not be said again."""
         file = self.checkpoint.parent / ARGUMENTS_FILE
         before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         if self.arguments.model.init_from is None:
             self.arguments.model.init_from = before.get("init_from")
-        for name, value in _as_json(self.arguments.as_dict()).items():
+        for name, value in json.loads(json.dumps(self.arguments.as_dict(), default=str)).items():
             if name in before and before[name] != value and name not in ("resume_from", "max_minutes"):
                 logger.warning(f"`{name}` is now {value}; it was {before[name]}.")
-        # Not of `before` alone, which is of this run already once it was killed and resumed.
-        validation, best = _as_json(self.arguments.validation), self.progress.best
-        if best is not None and (self.progress.validation or before.get("validation", validation)) != validation:
-            logger.warning(
-                f"The best round so far, of step {best['step']}, no longer counts: it was measured on another validation "
-                "set."
-            )
-            self.progress.best = None
 
     # Data
 
@@ -532,7 +516,13 @@ class Trainer:
         self.log.validation(step, {**result.as_dict(), "objective": vars(report)}, result.scalars() | report.scalars())
         self.log.pictures(step, result.sheet)
         logger.info(f"Step {step}: validation PSNR {result.psnr:.2f} dB\n{results_table(result.as_dict())}")
-        improved = self.progress.best is None or result.psnr > self.progress.best["psnr"]
+        best = self.progress.best
+        if best is not None and not result.is_of_the_pictures_of(best):
+            logger.warning(
+                f"The best round so far, of step {best['step']}, no longer counts: its validation pictures were others."
+            )
+            best = None
+        improved = best is None or result.psnr > best["psnr"]
         if improved:
             self.progress.best = result.as_dict()
         return improved
@@ -700,10 +690,6 @@ def _leave_signals_to_the_main_process(worker: int, grace: int = WORKER_GRACE) -
     if hasattr(signal, "SIGALRM"):  # not on Windows, where no launcher passes SIGTERM on
         signal.signal(signal.SIGALRM, lambda number, frame: os._exit(0))
         signal.signal(signal.SIGTERM, leave_later)
-
-
-def _as_json(values: dict[str, Any]) -> dict[str, Any]:
-    return json.loads(json.dumps(values, default=str))
 
 
 def _seed_of(*numbers: int) -> int:

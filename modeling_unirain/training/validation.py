@@ -1,5 +1,6 @@
 """One validation round: loss, PSNR and SSIM per type, and the same figures for the input that was to be improved."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import fmean
@@ -51,6 +52,16 @@ class ValidationResult:
     def as_dict(self) -> dict[str, Any]:
         per_type = {name: asdict(result) for name, result in self.per_type.items()}
         return {"step": self.step, "psnr": self.psnr, "per_type": per_type}
+
+    def is_of_the_pictures_of(self, other: dict[str, Any]) -> bool:
+        """Whether another round, as `as_dict` gives it, measured the same pictures: by how many, and how far their inputs
+        are from their targets, since paths may change where pictures do not, and the other way round."""
+        return all(
+            name in other["per_type"]
+            and other["per_type"][name]["images"] == result.images
+            and math.isclose(other["per_type"][name]["input_psnr"], result.input_psnr, rel_tol=1e-5)
+            for name, result in self.per_type.items()
+        )
 
     def scalars(self) -> dict[str, float]:
         """Flat names for a tracker: `validation/psnr/NRD`, ..."""

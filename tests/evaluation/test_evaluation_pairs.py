@@ -106,6 +106,23 @@ def test_folders_that_only_look_like_pairs_are_told_of(tmp_path):
         find_pairs(tmp_path / "NRS")
 
 
+def test_real_photographs_may_lie_in_a_folder_named_input(tmp_path):
+    for name in ("NRS/set/input/a.png", "DRS/b.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        clean_picture(0).save(tmp_path / name)
+    assert {key[1:] for key in keys(find_pairs(tmp_path))} == {("NRS", "set/input/a.png"), ("DRS", "b.png")}
+
+
+def test_what_is_hidden_left_out_or_empty_is_no_half_of_a_pair(tmp_path):
+    write_pairs(tmp_path / "DRS" / "one", 1)
+    for name in ("DRS/.cache/input", "out/target"):
+        (tmp_path / name).mkdir(parents=True)
+        clean_picture(0).save(tmp_path / name / "x.png")
+    for name in ("DRS/soon/input", "DRS/soon/target"):
+        (tmp_path / name).mkdir(parents=True)
+    assert keys(find_pairs(tmp_path, leave_out=tmp_path / "out")) == [("one", "DRS", "000")]
+
+
 def test_the_report_among_the_pictures_is_none_of_them(tmp_path):
     for name in ("photos/a.png", "photos/report/sheets/worst.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
