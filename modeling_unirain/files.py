@@ -1,4 +1,6 @@
-"""Files that are complete or absent, whatever happens: written under a temporary name, flushed to the disk, renamed."""
+"""Files that are complete or absent, whatever happens: written under a temporary name, flushed to the disk, renamed.
+
+Beside them: walking folders that hold links, and names that are no text."""
 
 import contextlib
 import functools
@@ -55,15 +57,21 @@ def folders_below(root: Path, leave_out: Path | None = None) -> Iterator[Path]:
             return False
         if folder.is_symlink():
             known = [here, *followed] if behind_a_link else [here]
-            if any(_is_within(place, other) or _is_within(other, place) for other in known):
+            if any(place.is_relative_to(other) or other.is_relative_to(place) for other in known):
                 return False
             followed.append(place)
         return True
 
     for folder, subfolders, _ in os.walk(root, followlinks=True):
-        behind_a_link = not _is_within(Path(folder).resolve(), here)
+        behind_a_link = not Path(folder).resolve().is_relative_to(here)
         subfolders[:] = [name for name in subfolders if is_wanted(Path(folder, name), behind_a_link)]
         yield Path(folder)
+
+
+def as_text(name: str) -> str:
+    """A name as tables, JSON and pages can hold it. Python stands a surrogate for each byte of a file name that is not UTF-8
+    (from an old zip, say): it is written out here, `a\\udce8.jpg`. Other names stay as they are."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -84,10 +92,6 @@ def replace_folder(temporary: Path, folder: Path) -> None:
     temporary.rename(folder)
     if old.exists():  # also one that a kill between the two names left
         shutil.rmtree(old)
-
-
-def _is_within(place: Path, other: Path) -> bool:
-    return place == other or other in place.parents
 
 
 def _name_in_temporary(name: str) -> str:

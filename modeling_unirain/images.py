@@ -345,7 +345,11 @@ def _target_mode(image: Image.Image, path: Path | str) -> str:
 
 
 def _is_deep_tiff(path: Path) -> bool:
-    """Whether this is a TIFF of more than 8 bits a channel, much of which Pillow does not know."""
+    """Whether this is a TIFF of more than 8 bits a channel, much of which Pillow does not know.
+
+    Raises:
+        ImageError: It is a raw file, of which Pillow would read the preview.
+    """
     with open(path, "rb") as file:
         if file.read(4) not in (b"II\x2a\x00", b"MM\x00\x2a", b"II\x2b\x00", b"MM\x00\x2b"):
             return False

@@ -37,7 +37,7 @@ from modeling_unirain.distillation.protocols import (
     Vote,
 )
 from modeling_unirain.distillation.reading import is_the_pictures_fault, loaded_ahead, read_pixels
-from modeling_unirain.distillation.records import ImageLocation, RainPair, Reference, Verdict, as_text
+from modeling_unirain.distillation.records import ImageLocation, RainPair, Reference, Verdict
 from modeling_unirain.distillation.reference_index import (
     LOCATION,
     REFERENCE_SCHEMA,
@@ -60,7 +60,7 @@ from modeling_unirain.distillation.sources import Fetcher, Identified, list_pair
 from modeling_unirain.distillation.structural import SIDE, difference_hash, luma_thumbnail, rain_energy
 from modeling_unirain.distillation.voting import verdict
 from modeling_unirain.distillation.writing import PROBE, CorpusWriter
-from modeling_unirain.files import written
+from modeling_unirain.files import as_text, written
 
 
 logger = logging.getLogger(__name__)

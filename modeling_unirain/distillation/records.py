@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from modeling_unirain.files import as_text
+
 
 MARKER = "distillation.json"
 """File of a corpus that is written last: it says that the folder is complete."""
@@ -12,12 +14,6 @@ BUILDING = ".building-"
 """What the name of the folder begins with in which a corpus is built, inside its own."""
 
 ESCAPED = re.compile(r"\\udc([89a-f][0-9a-f])")
-
-
-def as_text(name: str) -> str:
-    """A name as tables, JSON and pages can hold it. Python stands a surrogate for each byte of a file name that is not UTF-8
-    (from an old zip, say): it is written out here, `a\\udce8.jpg`. Other names stay as they are."""
-    return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _text_fields(fields: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -29,7 +25,7 @@ class ImageLocation:
     """Where a picture's bytes are, without holding them."""
 
     path: str
-    """File on disk, a picture or a Parquet file; from a row, as `as_text` writes it."""
+    """File on disk, a picture or a Parquet file; from a row, as `files.as_text` writes it."""
     row: int = -1
     """Row of a Parquet file; -1 for a picture file."""
     part: str = ""

@@ -13,7 +13,7 @@ Candidates, at any depth below what the user names:
 References: pictures in folders at any depth (the type from the folder's name), or the same kinds of data sets with a
 column `image` or `input`.
 
-A picture's name need not be UTF-8: the records' rows hold it escaped, see `records.as_text`.
+A picture's name need not be UTF-8: the records' rows hold it escaped, see `files.as_text`.
 """
 
 import json
@@ -30,9 +30,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from modeling_unirain.distillation.records import ImageLocation, RainPair, Reference, as_text
+from modeling_unirain.distillation.records import ImageLocation, RainPair, Reference
 from modeling_unirain.distillation.shards import Process, at_work, stage_key, wait_for
-from modeling_unirain.files import write_json, written
+from modeling_unirain.files import as_text, write_json, written
 from modeling_unirain.images import EXTENSIONS
 from modeling_unirain.types import RainType
 

@@ -135,13 +135,17 @@ class CorpusWriter:
             REJECTED: lambda: (row for row in _rows(verdicts) if not row["kept"]),
             REAL: lambda: (_reference_row(index, row) for row in range(len(index))),
         }
+        contents = hashlib.sha256()
         with tqdm(total=sum(sizes.values()), desc="write", unit=" rows") as bar:
             for level, size in sizes.items():
-                self._write_level(building / "data", level, size, rows[level](), features, bar)
+                for path, count in self._write_level(building / "data", level, size, rows[level](), features):
+                    with path.open("rb") as file:
+                        contents.update(f"{path.name}:{hashlib.file_digest(file, 'sha256').hexdigest()};".encode())
+                    bar.update(count)
         write_report(building / "report.html", verdicts, index, counts, self.settings)
         with written(building / "README.md") as temporary:
-            contents = contents_key(building / "data")
-            temporary.write_text(corpus_card(arguments, self.settings, counts, sizes, contents), encoding="utf-8")
+            card = corpus_card(arguments, self.settings, counts, sizes, contents.hexdigest()[:12])
+            temporary.write_text(card, encoding="utf-8")
         write_json(building / MARKER, {"key": key, "settings": self.settings, "rows": sizes})
         self._publish(building)
 
@@ -158,8 +162,9 @@ class CorpusWriter:
         building.rmdir()
 
     def _write_level(
-        self, folder: Path, level: str, size: int, rows: Iterator[dict], features: Features, bar: tqdm
-    ) -> None:
+        self, folder: Path, level: str, size: int, rows: Iterator[dict], features: Features
+    ) -> Iterator[tuple[Path, int]]:
+        """Gives every file once it is there, and its rows."""
         per_file = self.arguments.rows_per_file
         files = -(-size // per_file)
         for number in range(files):
@@ -173,7 +178,7 @@ class CorpusWriter:
                     for first in range(0, len(part), ROW_GROUP):
                         group = [self._row(level, row, features) for row in part[first : first + ROW_GROUP]]
                         writer.write_table(pa.Table.from_pylist(group, schema=features.arrow_schema))
-            bar.update(len(part))
+            yield path, len(part)
 
     def _row(self, level: str, row: dict, features: Features) -> dict:
         corpus_row = {name: row[name] for name in features if name in row}
@@ -245,15 +250,6 @@ def _embedded(location: dict, pair_id: str, needed: bool) -> dict | None:
         return None
 
 
-def contents_key(folder: Path) -> str:
-    """Twelve hex digits that change with any byte of the Parquet files in a folder."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.parquet")):
-        with path.open("rb") as file:
-            digest.update(f"{path.name}:{hashlib.file_digest(file, 'sha256').hexdigest()};".encode())
-    return digest.hexdigest()[:12]
-
-
 def corpus_card(
     arguments: DistillationArguments,
     settings: dict[str, Any],
@@ -263,7 +259,7 @@ def corpus_card(
 ) -> str:
     """The dataset card: header for the Hub, settings, counts per source and type.
 
-    The header's description is the `contents_key`: `load_dataset` keys its cache by a folder's name and this header, not by
+    The header's description is `contents`, which changes with any byte of the files: `load_dataset` keys its cache by a folder's name and this header, not by
     the files, and would otherwise give the rows of an older corpus of the same name.
     """
     total = sizes[DISTILLED] + sizes[REJECTED]

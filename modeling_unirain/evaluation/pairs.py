@@ -11,7 +11,7 @@ from huggingface_hub import HfApi, constants
 from PIL import Image, ImageOps
 
 from ..corpora import load_corpus
-from ..files import folders_below
+from ..files import as_text, folders_below
 from ..images import EXTENSIONS, pictures_below, read_rgb
 from ..types import RainType
 
@@ -43,7 +43,7 @@ class EvaluationPair:
 
     def __post_init__(self):
         for field in ("dataset", "rain_type", "name"):  # reports are text, which names of files need not be
-            object.__setattr__(self, field, getattr(self, field).encode(errors="backslashreplace").decode())
+            object.__setattr__(self, field, as_text(getattr(self, field)))
 
     @property
     def key(self) -> tuple[str, str, str]:
