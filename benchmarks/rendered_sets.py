@@ -2,6 +2,7 @@
 
     python benchmarks/rendered_sets.py rendered --day data/clean/day/kodak24 --night data/clean/night/nightscapes
     unirain evaluate rendered --output report
+    python benchmarks/rendered_sets.py styles --day ... --night ... --types DRS NRS --styles sharp storm fog    # a set for each style
 
 Every photograph is used once for each of its types, reduced to 512 pixels; the seed is its number in alphabetical order,
 and how heavy the rain is follows from it. The photographs must be kept out of the training, as the recipe `unirain` does.
@@ -16,6 +17,7 @@ from tqdm import tqdm
 
 from modeling_unirain.images import Picture, read_rgb, save_image
 from modeling_unirain.rain import render_rain
+from modeling_unirain.rain.parameters import STREAK_STYLES
 from modeling_unirain.types import RainType
 
 
@@ -43,14 +45,20 @@ def main() -> None:
     parser.add_argument("--day", type=Path, nargs="+", required=True, help="folders of photographs by day")
     parser.add_argument("--night", type=Path, nargs="+", required=True, help="folders of photographs by night")
     parser.add_argument("--types", nargs="+", default=["DRD", "NRD"], choices=[str(name) for name in RainType])
+    parser.add_argument(
+        "--styles", nargs="+", choices=list(STREAK_STYLES), help="a set of each of these, of the streak types"
+    )
     arguments = parser.parse_args()
     day, night = photographs(arguments.day), photographs(arguments.night)
     for rain_type in map(RainType, arguments.types):
         pool = day if rain_type in (RainType.DRS, RainType.DRD) else night
-        for seed, path in enumerate(tqdm(pool, desc=str(rain_type))):
-            rendered = render_rain(reduced(path), rain_type, seed)
-            for kind, values in (("input", rendered.rainy), ("target", rendered.clean)):
-                save(values, arguments.output / rain_type / "rendered" / kind / f"{path.stem}.png")
+        streaks = rain_type in (RainType.DRS, RainType.NRS)
+        for style in arguments.styles if arguments.styles and streaks else [None]:
+            folder = arguments.output / rain_type / (style or "rendered")
+            for seed, path in enumerate(tqdm(pool, desc=f"{rain_type} {folder.name}")):
+                rendered = render_rain(reduced(path), rain_type, seed, styles={style: 1} if style else None)
+                save(rendered.rainy, folder / "input" / f"{path.stem}.png")
+                save(rendered.clean, folder / "target" / f"{path.stem}.png")
 
 
 if __name__ == "__main__":

@@ -206,6 +206,8 @@ def test_linked_folders_are_read(tmp_path, photographs):
     write_pairs(tmp_path / "elsewhere", "DRS", 3)
     (tmp_path / "root" / "DRS").mkdir(parents=True)
     (tmp_path / "root" / "DRS" / "linked").symlink_to(tmp_path / "elsewhere" / "DRS" / "set")
+    (tmp_path / "elsewhere" / "DRS" / "set" / "back").symlink_to(tmp_path / "root")  # a circle
+    (tmp_path / "elsewhere" / "DRS" / "set" / "input" / "._0.png").write_bytes(b"a Mac's notes about 0.png")
     dataset = RainDataset(config(PairedSource(tmp_path / "root")))
     assert {stem(dataset[index]) for index in range(24)} == {"0", "1", "2"}
     (tmp_path / "clean").mkdir()
