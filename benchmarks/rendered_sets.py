@@ -1,4 +1,4 @@
-"""Writes test sets of rendered rain, for the types without a public one:
+"""Writes test sets of rendered rain: drops, for which there is no public set by night, or streaks by style.
 
     python benchmarks/rendered_sets.py rendered --day data/clean/day/kodak24 --night data/clean/night/nightscapes
     unirain evaluate rendered --output report
@@ -9,13 +9,14 @@ and how heavy the rain is follows from it. The photographs must be kept out of t
 """
 
 import argparse
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from modeling_unirain.images import Picture, read_rgb, save_image
+from modeling_unirain.images import Picture, pictures_below, read_rgb, save_image
 from modeling_unirain.rain import render_rain
 from modeling_unirain.rain.parameters import STREAK_STYLES
 from modeling_unirain.types import RainType
@@ -25,7 +26,11 @@ SIDE = 512
 
 
 def photographs(folders: list[Path]) -> list[Path]:
-    return sorted(path for folder in folders for path in folder.iterdir() if path.is_file())
+    found = [path for folder in folders for path in pictures_below(folder)]
+    names = Counter(path.stem for path in found)
+    if twice := sorted((path for path in found if names[path.stem] > 1), key=lambda path: path.stem):
+        raise SystemExit(f"{twice[0]} and {twice[1]} would have the same name in the set: rename one of them.")
+    return sorted(found)
 
 
 def reduced(path: Path) -> np.ndarray:
@@ -49,6 +54,8 @@ def main() -> None:
         "--styles", nargs="+", choices=list(STREAK_STYLES), help="a set of each of these, of the streak types"
     )
     arguments = parser.parse_args()
+    if arguments.styles and not {"DRS", "NRS"} & set(arguments.types):
+        parser.error("--styles are of streaks: name DRS, NRS or both as --types.")
     day, night = photographs(arguments.day), photographs(arguments.night)
     for rain_type in map(RainType, arguments.types):
         pool = day if rain_type in (RainType.DRS, RainType.DRD) else night

@@ -1,11 +1,12 @@
-"""Writes test sets of rain that was drawn otherwise than `modeling_unirain.rain` draws it, to see what training on that is worth beyond it:
+"""Writes test sets of rain that was drawn otherwise than `modeling_unirain.rain` draws it.
 
     python benchmarks/unforeseen_sets.py unforeseen --day data/clean/day/kodak24 --night data/clean/night/nightscapes \\
-        --streets data/test/DRS/nitedr_day/target --night-streets data/test/NRS/nitedr_night/target
+        data/test/NRS/nitedr_night/target --streets data/test/DRS/nitedr_day/target
     unirain evaluate unforeseen --output report
 
 Streaks are Pillow's lines, fog grows with a depth made of a road below a horizon (Koschmieder's law), drops are ellipses that show the
-blurred photograph upside down. Nothing is shared with the renderer but the photographs, which training has to leave out.
+blurred photograph upside down. What training on rendered rain is worth beyond it can be seen by them: nothing is shared with the
+renderer but the photographs, which training has to leave out.
 """
 
 import argparse
@@ -18,7 +19,12 @@ from rendered_sets import photographs, reduced, save
 from tqdm import tqdm
 
 
-def streaks(height: int, width: int, count: int, length: float, angle: float, thickness: float, rng) -> np.ndarray:
+Drawing = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+
+
+def streaks(
+    height: int, width: int, count: int, length: float, angle: float, thickness: float, rng: np.random.Generator
+) -> np.ndarray:
     """Light (height, width, 1) in [0, 1] of `count` lines, drawn at twice the size."""
     plane = Image.new("L", (2 * width, 2 * height))
     draw = ImageDraw.Draw(plane)
@@ -33,7 +39,7 @@ def streaks(height: int, width: int, count: int, length: float, angle: float, th
 
 
 def rainy_street(image: np.ndarray, rng: np.random.Generator, thickness: tuple[float, float]) -> np.ndarray:
-    """Streaks before fog; `thickness` is the range of its optical thickness at the horizon."""
+    """Streaks before fog; `thickness` is the range of its optical thickness at depth 1, the horizon's on the average."""
     height, width = image.shape[:2]
     row = np.linspace(0, 1, height)[:, None]
     horizon, beta, airlight = rng.uniform(0.35, 0.6), rng.uniform(*thickness), rng.uniform(0.75, 1)
@@ -83,18 +89,18 @@ def drops(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return image * (1 - cover) + cover * np.clip(inside, 0, 1)
 
 
-def sets(day: list[Path], night: list[Path], streets: list[Path], night_streets: list[Path]) -> Iterator[tuple]:
+def sets(day: list[Path], night: list[Path], streets: list[Path]) -> Iterator[tuple[str, list[Path], Drawing]]:
     """Folder, photographs and drawing of each set."""
     yield "DRS/streets", streets, lambda image, rng: rainy_street(image, rng, (0, 0))
     yield "DRS/streets_fog", streets, lambda image, rng: rainy_street(image, rng, (0.3, 0.8))
     yield "DRS/streets_thick_fog", streets, lambda image, rng: rainy_street(image, rng, (0.8, 1.8))
-    yield "NRS/lamps", night + night_streets, night_rain
+    yield "NRS/lamps", night, night_rain
     yield "DRD/ellipses", day, drops
-    yield "NRD/ellipses", night + night_streets, drops
+    yield "NRD/ellipses", night, drops
 
 
-def write(folder: Path, paths: list[Path], drawing: Callable) -> None:
-    for seed, path in enumerate(tqdm(paths, desc=str(folder.name))):
+def write(folder: Path, paths: list[Path], drawing: Drawing) -> None:
+    for seed, path in enumerate(tqdm(paths, desc=folder.name)):
         image = reduced(path)
         save(
             np.clip(drawing(image / np.float32(255), np.random.default_rng(seed)), 0, 1),
@@ -114,11 +120,11 @@ def _blurred(image: np.ndarray, sigma: float) -> np.ndarray:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("output", type=Path)
-    for pool in ("day", "night", "streets", "night-streets"):
-        parser.add_argument(f"--{pool}", type=Path, nargs="+", required=True, help=f"folders of photographs: {pool}")
+    parser.add_argument("--day", type=Path, nargs="+", required=True, help="folders of photographs by day")
+    parser.add_argument("--night", type=Path, nargs="+", required=True, help="folders of photographs by night")
+    parser.add_argument("--streets", type=Path, nargs="+", required=True, help="folders of photographs of streets")
     arguments = parser.parse_args()
-    pools = (arguments.day, arguments.night, arguments.streets, arguments.night_streets)
-    for folder, paths, drawing in sets(*map(photographs, pools)):
+    for folder, paths, drawing in sets(*map(photographs, (arguments.day, arguments.night, arguments.streets))):
         write(arguments.output / folder, paths, drawing)
 
 

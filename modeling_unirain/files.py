@@ -64,7 +64,7 @@ def folders_below(root: Path, leave_out: Path | None = None) -> Iterator[Path]:
 
     for folder, subfolders, _ in os.walk(root, followlinks=True):
         behind_a_link = not Path(folder).resolve().is_relative_to(here)
-        subfolders[:] = [name for name in subfolders if is_wanted(Path(folder, name), behind_a_link)]
+        subfolders[:] = [name for name in sorted(subfolders) if is_wanted(Path(folder, name), behind_a_link)]
         yield Path(folder)
 
 

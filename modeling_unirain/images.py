@@ -201,19 +201,12 @@ def open_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Picture:
 
 def pictures_below(folder: Path, leave_out: Path | None = None) -> list[Path]:
     """Every picture in a folder and those below it (`folders_below`), by its extension; hidden ones aside."""
-    found = []
-    for parent in folders_below(folder, leave_out):
-        with os.scandir(parent) as entries:
-            found += [entry.path for entry in entries if _is_picture(entry)]
-    # in the order of paths, of which millions are sorted five times as fast by their parts
-    return list(map(Path, sorted(found, key=lambda path: path.split(os.sep))))
-
-
-def _is_picture(entry: os.DirEntry) -> bool:
-    """By its name; a link that leads nowhere is one that cannot be read, and is told of by whoever tries."""
-    if entry.name.startswith(".") or os.path.splitext(entry.name)[1].lower() not in EXTENSIONS:
-        return False
-    return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry))
+    return sorted(
+        path
+        for parent in folders_below(folder, leave_out)
+        for path in parent.iterdir()
+        if path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and path.is_file()
+    )
 
 
 def read_rgb(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Where candidates and references come from: folders, Parquet files, `datasets` and the Hub.
 
-Listing reads names only, no pixels, in a fixed order, and holds those of one set at a time. Every picture comes
+Listing reads names only, no pixels, in a fixed order, and holds the names of one folder at a time. Every picture comes
 with its identity (path, size, time of the last change), so that a changed file is never met by an old result.
 
 Candidates, at any depth below what the user names:
@@ -32,8 +32,8 @@ import pyarrow.parquet as pq
 
 from modeling_unirain.distillation.records import ImageLocation, RainPair, Reference
 from modeling_unirain.distillation.shards import Process, at_work, stage_key, wait_for
-from modeling_unirain.files import as_text, folders_below, write_json, written
-from modeling_unirain.images import pictures_below
+from modeling_unirain.files import as_text, write_json, written
+from modeling_unirain.images import EXTENSIONS
 from modeling_unirain.types import RainType
 
 
@@ -91,21 +91,22 @@ def _pairs_of(candidate: str, fetch: Callable, taken: Counter) -> Iterator[Ident
         yield from _pairs_of_parquet(name, files, taken)
         return
     root = Path(os.path.abspath(candidate))
-    for folder in sorted(folders_below(root)):
-        if {"input", "target", "pair"} & set(folder.relative_to(root).parts):
-            continue
-        if (folder / "input").is_dir() and (folder / "target").is_dir():
+    for folder, subfolders, _ in os.walk(root, followlinks=True):
+        subfolders.sort()
+        folder = Path(folder)
+        if "input" in subfolders and "target" in subfolders:
             yield from _pairs_of_folders(root, folder, taken)
-        if (folder / "pair").is_dir():
+        if "pair" in subfolders:
             yield from _pairs_side_by_side(root, folder, taken)
+        subfolders[:] = [name for name in subfolders if name not in ("input", "target", "pair")]
 
 
 def _pairs_of_folders(root: Path, folder: Path, taken: Counter) -> Iterator[Identified]:
     source, rain_type = _source_and_type(root, folder, taken)
     targets = {}
-    for path in pictures_below(folder / "target"):
+    for path in _pictures_below(folder / "target"):
         targets.setdefault(_stem(folder / "target", path), path)
-    inputs = pictures_below(folder / "input")
+    inputs = list(_pictures_below(folder / "input"))
     for path, stem in zip(inputs, _unique_stems(folder / "input", inputs), strict=True):
         target = targets.get(_stem(folder / "input", path))
         record = RainPair(
@@ -122,7 +123,7 @@ def _pairs_of_folders(root: Path, folder: Path, taken: Counter) -> Iterator[Iden
 
 def _pairs_side_by_side(root: Path, folder: Path, taken: Counter) -> Iterator[Identified]:
     source, rain_type = _source_and_type(root, folder, taken)
-    pictures = pictures_below(folder / "pair")
+    pictures = list(_pictures_below(folder / "pair"))
     for path, stem in zip(pictures, _unique_stems(folder / "pair", pictures), strict=True):
         record = RainPair(
             pair_id=_pair_id(source, rain_type, stem),
@@ -170,7 +171,7 @@ def _references_of(source: str, fetch: Callable, taken: Counter) -> Iterator[Ide
         return
     root = Path(os.path.abspath(source))
     unique = _unique_source(root.name, None, taken)
-    pictures = pictures_below(root)
+    pictures = list(_pictures_below(root))
     for path, stem in zip(pictures, _unique_stems(root, pictures), strict=True):
         record = Reference(
             f"{unique}/{stem}", unique, _reference_type(root, path), _origin(root, path), ImageLocation(str(path))
@@ -247,6 +248,14 @@ def _reference_type(root: Path, path: Path) -> str | None:
     if known:
         return known[-1]
     return folders[1] if len(folders) > 1 else None
+
+
+def _pictures_below(folder: Path) -> Iterator[Path]:
+    for parent, subfolders, files in os.walk(folder, followlinks=True):
+        subfolders.sort()
+        for name in sorted(files):
+            if not name.startswith(".") and Path(name).suffix.lower() in EXTENSIONS:
+                yield Path(parent) / name
 
 
 def _stem(root: Path, path: Path) -> str:

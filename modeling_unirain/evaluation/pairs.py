@@ -121,7 +121,7 @@ def _folder_pairs(folder: Path, root: Path) -> list[EvaluationPair]:
 def _by_stem(folder: Path) -> dict[str, Path]:
     pictures: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in EXTENSIONS or not path.is_file():
+        if path.suffix.lower() not in EXTENSIONS or path.name.startswith(".") or not path.is_file():
             continue
         if path.stem in pictures:
             raise ValueError(f"{pictures[path.stem]} and {path.name} have the same name: remove one of them.")

@@ -20,7 +20,7 @@ SCALE_EXPONENT = 0.7
 """Below 1 because large photographs also come from wider fields of view and shorter exposures, not only from denser sensors."""
 
 # Shares of the styles among streak images, unless a caller has its own. Each is modelled on what it is named after (PSNR of the input in
-# RGB, dB, from faint to heavy).
+# RGB, dB, from faint to heavy, without the airlight that may lie over the scene).
 STREAK_STYLES = {
     # name: (share, (PSNR at severity 0+, PSNR at severity 1))
     "sharp": (0.22, (36.0, 19.0)),  # Rain100L, Yang et al., CVPR 2017: one direction, sharp, additive; mean input 25.5

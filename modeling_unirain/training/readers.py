@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -11,8 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ..corpora import load_corpus
-from ..files import folders_below
-from ..images import EXTENSIONS, pictures_below
+from ..images import EXTENSIONS
 from ..rain import MIN_SIDE, apply_grade, draw_grade, render_rain
 from ..types import RainType
 from .crops import crop_window, pad_to, random_patch
@@ -294,8 +294,9 @@ def _labels(rainy: Path, root: Path) -> tuple[str, str]:
 
 
 def _folders_called_input(folder: Path) -> list[Path]:
-    """At any depth."""
-    return sorted(below for below in folders_below(folder) if below.name == "input" and below != folder)
+    """At any depth; linked folders are followed, as in evaluation and distillation."""
+    walk = os.walk(folder, followlinks=True)
+    return sorted(Path(parent, "input") for parent, folders, _ in walk if "input" in folders)
 
 
 def _match(inputs: Path) -> list[tuple[Path, Path]]:
@@ -317,7 +318,7 @@ def _match(inputs: Path) -> list[tuple[Path, Path]]:
 def _by_stem(folder: Path) -> dict[str, Path]:
     files = {}
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in EXTENSIONS and not path.name.startswith("."):
+        if _is_picture(path):
             if path.stem in files:
                 raise DataError(f"{folder} holds two pictures named {path.stem}; pairs are matched by name.")
             files[path.stem] = path
@@ -329,10 +330,16 @@ def _photographs(place: Path) -> list[Path]:
         return [place]
     if not place.is_dir():
         raise DataError(f"{place} is neither a folder nor a picture.")
-    found = pictures_below(place)
+    files = (Path(parent, name) for parent, _, names in os.walk(place, followlinks=True) for name in names)
+    found = sorted(path for path in files if _is_picture(path))
     if not found:
         raise DataError(f"{place} holds no pictures ({', '.join(sorted(EXTENSIONS))}).")
     return found
+
+
+def _is_picture(path: Path) -> bool:
+    """By its name. Macs leave `._001.png` beside 001.png on foreign disks."""
+    return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".")
 
 
 def _select_types(there: list[str], asked: list[str] | None, types: list[str], label: str) -> list[str]:

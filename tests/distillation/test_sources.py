@@ -68,18 +68,6 @@ def test_pair_ids_are_unique_across_equal_names_and_suffixes(tmp_path):
     assert set(ids) == {"set/DRS/001.jpg", "set/DRS/001.png", "set/DRS/sub/002", "set-2/DRS/001"}
 
 
-def test_linked_folders_are_read_once_and_what_leads_nowhere_is_told_of(tmp_path):
-    save_pair(tmp_path / "elsewhere" / "set", "001", seed=1)
-    (tmp_path / "elsewhere" / "set" / "input" / "._001.png").write_bytes(b"a Mac's notes about 001.png")
-    (tmp_path / "elsewhere" / "set" / "input" / "002.png").symlink_to(tmp_path / "gone.png")
-    (tmp_path / "DRS").mkdir()
-    (tmp_path / "DRS" / "linked").symlink_to(tmp_path / "elsewhere" / "set")
-    (tmp_path / "elsewhere" / "set" / "circle").symlink_to(tmp_path / "DRS")
-    first, second = pairs(tmp_path / "DRS")
-    assert (first.pair_id, first.problem) == ("linked/DRS/001", "")
-    assert second.pair_id == "linked/DRS/002" and second.problem
-
-
 def test_listing_twice_gives_the_same_order(data):
     assert pairs(data / "candidates") == pairs(data / "candidates")
     assert references(data / "references") == references(data / "references")

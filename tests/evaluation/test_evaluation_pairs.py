@@ -43,6 +43,7 @@ def test_pairs_are_matched_by_name_whatever_the_format(tmp_path):
     Image.fromarray(rainy).save(path.with_suffix(".bmp"))
     path.unlink()
     (path.parent / "notes.txt").write_text("no picture")
+    (path.parent / "._001.png").write_bytes(b"what a Mac notes about 001.png")
     first, second = find_pairs(tmp_path)
     assert (first.read()[0] == rainy).all()
     assert first.read()[0].dtype == np.uint8 and first.read()[0].shape == first.read()[1].shape

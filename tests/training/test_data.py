@@ -201,17 +201,17 @@ def test_whole_sets_can_be_left_out(tmp_path):
     assert read == {"settled"}
 
 
-def test_linked_folders_are_read(tmp_path, photographs):
+def test_linked_folders_are_read_and_hidden_files_are_not(tmp_path, photographs):
     """A set on another disk: `Path.rglob` passes over linked folders."""
     write_pairs(tmp_path / "elsewhere", "DRS", 3)
+    (tmp_path / "elsewhere" / "DRS" / "set" / "input" / "._0.png").write_bytes(b"a Mac's notes about 0.png")
     (tmp_path / "root" / "DRS").mkdir(parents=True)
     (tmp_path / "root" / "DRS" / "linked").symlink_to(tmp_path / "elsewhere" / "DRS" / "set")
-    (tmp_path / "elsewhere" / "DRS" / "set" / "back").symlink_to(tmp_path / "root")  # a circle
-    (tmp_path / "elsewhere" / "DRS" / "set" / "input" / "._0.png").write_bytes(b"a Mac's notes about 0.png")
     dataset = RainDataset(config(PairedSource(tmp_path / "root")))
     assert {stem(dataset[index]) for index in range(24)} == {"0", "1", "2"}
     (tmp_path / "clean").mkdir()
     (tmp_path / "clean" / "linked").symlink_to(photographs / "day")
+    (tmp_path / "clean" / "._0.png").write_bytes(b"a Mac's notes")
     dataset = RainDataset(config(CleanSource(day=[tmp_path / "clean"])))
     assert {stem(dataset[index]) for index in range(24)} == {"0", "1"}
 
