@@ -407,25 +407,6 @@ class TestStreaks:
         rainy = apply_rain(image, parameters(veil=veil), np.random.default_rng(0)).rainy
         assert np.allclose(rainy, 0.5 * image + 0.4, atol=1e-6)  # Koschmieder's law at unit depth
 
-    def test_relief_is_a_step_of_depth_where_brightness_has_one(self):
-        """The airlight, which an equal brightness would have everywhere, differs between a dark and a bright half."""
-        image = np.full((64, 64, 3), 0.3, np.float32)
-        image[:, 32:] = 0.6
-
-        def share(relief: float, seed: int) -> np.ndarray:
-            veil = Veil(strength=0.5, level=1.0, slope=0.0, unevenness=0.0, relief=relief)
-            rainy = apply_rain(image, parameters(veil=veil), np.random.default_rng(seed)).rainy
-            return ((rainy - image) / (1 - image))[..., 0]
-
-        assert np.allclose(share(0.0, 0), 0.5, atol=1e-6)
-        steps = np.array([share(1.5, seed)[:, 32] - share(1.5, seed)[:, 31] for seed in range(20)])
-        assert np.abs(steps).max(axis=1).mean() > 0.05 and (steps > 0.02).any() and (steps < -0.02).any()
-
-    def test_fog_is_drawn_from_thin_to_thick(self):
-        draws = (draw_parameters(RainType.DRS, np.random.default_rng(s), 1.0, styles={"fog": 1}) for s in range(200))
-        strengths = [draw.veil.strength for draw in draws]
-        assert 0.1 < min(strengths) < 0.2 and 0.75 < max(strengths) < 0.85
-
 
 class TestDrops:
     def test_a_drop_shows_the_scene_upside_down(self):

@@ -20,7 +20,7 @@ SCALE_EXPONENT = 0.7
 """Below 1 because large photographs also come from wider fields of view and shorter exposures, not only from denser sensors."""
 
 # Shares of the styles among streak images, unless a caller has its own. Each is modelled on what it is named after (PSNR of the input in
-# RGB, dB, from faint to heavy, without the airlight that may lie over the scene).
+# RGB, dB, from faint to heavy).
 STREAK_STYLES = {
     # name: (share, (PSNR at severity 0+, PSNR at severity 1))
     "sharp": (0.22, (36.0, 19.0)),  # Rain100L, Yang et al., CVPR 2017: one direction, sharp, additive; mean input 25.5
@@ -122,15 +122,13 @@ class Drops:
 class Veil:
     """Airlight scattered by distant rain or fog (Koschmieder's law): at unit depth it replaces `strength` of the scene by `level`.
 
-    No depth is known: a pseudo-depth grows upwards by `slope`, varies smoothly by `unevenness`, and by `relief` with the scene's
-    brightness, here one way and there the other, so that it has steps where things of different distances meet.
+    No depth is known: a pseudo-depth grows upwards by `slope` and varies smoothly by `unevenness`.
     """
 
     strength: float
     level: float
     slope: float
     unevenness: float
-    relief: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -436,14 +434,13 @@ def _gain(decibel: float, share: float, energy: float, blend: str) -> float:
 
 def _draw_veil(rng: np.random.Generator, style: str, severity: float, night: bool) -> Veil | None:
     used = rng.random() < VEIL_SHARES.get(style, 0.12)
-    thickest = {"fog": 0.85, "physical": 0.4, "wild": 0.4}.get(style, 0.2)
+    thickest = {"fog": 0.6, "physical": 0.4, "wild": 0.4}.get(style, 0.2)
     thinnest = 0.1 if style == "fog" else 0.02
     veil = Veil(
         strength=rng.uniform(thinnest, thickest) * (0.2 + 0.8 * severity),
         level=rng.uniform(0.08, 0.35) if night else rng.uniform(0.55, 0.97),
         slope=rng.uniform(0, 1),
         unevenness=0.0 if rng.random() < 0.5 else rng.uniform(0.1, 0.5),
-        relief=rng.uniform(0, 1.5) if style == "fog" else 0.0,
     )
     return veil if used else None
 
