@@ -44,9 +44,8 @@ def rainy_street(image: np.ndarray, rng: np.random.Generator, thickness: tuple[f
     row = np.linspace(0, 1, height)[:, None]
     horizon, beta, airlight = rng.uniform(0.35, 0.6), rng.uniform(*thickness), rng.uniform(0.75, 1)
     road = np.clip((1 - row) / (1 - horizon), 0.05, 1) ** 1.5
-    depth = np.where(row < horizon, 1.0, road) * (
-        0.6 + 0.6 * _blurred(image, 6).mean(axis=2)
-    )  # what is bright is mostly sky
+    farther = 0.6 + 0.6 * _blurred(image, 6).mean(axis=2)  # what is bright is mostly sky
+    depth = np.where(row < horizon, 1.0, road) * farther
     seen = np.exp(-beta * depth)[..., None]
     rain = streaks(
         height, width, rng.integers(150, 500), rng.uniform(12, 35), rng.uniform(-20, 20), rng.uniform(0.7, 1.5), rng
@@ -101,12 +100,10 @@ def sets(day: list[Path], night: list[Path], streets: list[Path]) -> Iterator[tu
 
 def write(folder: Path, paths: list[Path], drawing: Drawing) -> None:
     for seed, path in enumerate(tqdm(paths, desc=folder.name)):
-        image = reduced(path)
-        save(
-            np.clip(drawing(image / np.float32(255), np.random.default_rng(seed)), 0, 1),
-            folder / "input" / f"{path.stem}.png",
-        )
-        save(image / np.float32(255), folder / "target" / f"{path.stem}.png")
+        clean = reduced(path) / np.float32(255)
+        rainy = np.clip(drawing(clean, np.random.default_rng(seed)), 0, 1)
+        save(rainy, folder / "input" / f"{path.stem}.png")
+        save(clean, folder / "target" / f"{path.stem}.png")
 
 
 def _float(image: Image.Image) -> np.ndarray:

@@ -205,8 +205,13 @@ def pictures_below(folder: Path, leave_out: Path | None = None) -> list[Path]:
         path
         for parent in folders_below(folder, leave_out)
         for path in parent.iterdir()
-        if path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and path.is_file()
+        if is_called_a_picture(path) and path.is_file()
     )
+
+
+def is_called_a_picture(path: Path) -> bool:
+    """By its extension; hidden ones are none, such as the `._001.png` that Macs leave beside 001.png on foreign disks."""
+    return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".")
 
 
 def read_rgb(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:

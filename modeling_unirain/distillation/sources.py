@@ -33,7 +33,7 @@ import pyarrow.parquet as pq
 from modeling_unirain.distillation.records import ImageLocation, RainPair, Reference
 from modeling_unirain.distillation.shards import Process, at_work, stage_key, wait_for
 from modeling_unirain.files import as_text, write_json, written
-from modeling_unirain.images import EXTENSIONS
+from modeling_unirain.images import is_called_a_picture
 from modeling_unirain.types import RainType
 
 
@@ -253,9 +253,9 @@ def _reference_type(root: Path, path: Path) -> str | None:
 def _pictures_below(folder: Path) -> Iterator[Path]:
     for parent, subfolders, files in os.walk(folder, followlinks=True):
         subfolders.sort()
-        for name in sorted(files):
-            if not name.startswith(".") and Path(name).suffix.lower() in EXTENSIONS:
-                yield Path(parent) / name
+        for path in (Path(parent, name) for name in sorted(files)):
+            if is_called_a_picture(path):
+                yield path
 
 
 def _stem(root: Path, path: Path) -> str:

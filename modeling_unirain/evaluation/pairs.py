@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 from ..corpora import load_corpus
 from ..files import as_text, folders_below
-from ..images import EXTENSIONS, pictures_below, read_rgb
+from ..images import is_called_a_picture, pictures_below, read_rgb
 from ..types import RainType
 
 
@@ -121,7 +121,7 @@ def _folder_pairs(folder: Path, root: Path) -> list[EvaluationPair]:
 def _by_stem(folder: Path) -> dict[str, Path]:
     pictures: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in EXTENSIONS or path.name.startswith(".") or not path.is_file():
+        if not (is_called_a_picture(path) and path.is_file()):
             continue
         if path.stem in pictures:
             raise ValueError(f"{pictures[path.stem]} and {path.name} have the same name: remove one of them.")

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ..corpora import load_corpus
-from ..images import EXTENSIONS
+from ..images import EXTENSIONS, is_called_a_picture
 from ..rain import MIN_SIDE, apply_grade, draw_grade, render_rain
 from ..types import RainType
 from .crops import crop_window, pad_to, random_patch
@@ -318,7 +318,7 @@ def _match(inputs: Path) -> list[tuple[Path, Path]]:
 def _by_stem(folder: Path) -> dict[str, Path]:
     files = {}
     for path in sorted(folder.iterdir()):
-        if _is_picture(path):
+        if is_called_a_picture(path):
             if path.stem in files:
                 raise DataError(f"{folder} holds two pictures named {path.stem}; pairs are matched by name.")
             files[path.stem] = path
@@ -331,15 +331,10 @@ def _photographs(place: Path) -> list[Path]:
     if not place.is_dir():
         raise DataError(f"{place} is neither a folder nor a picture.")
     files = (Path(parent, name) for parent, _, names in os.walk(place, followlinks=True) for name in names)
-    found = sorted(path for path in files if _is_picture(path))
+    found = sorted(path for path in files if is_called_a_picture(path))
     if not found:
         raise DataError(f"{place} holds no pictures ({', '.join(sorted(EXTENSIONS))}).")
     return found
-
-
-def _is_picture(path: Path) -> bool:
-    """By its name. Macs leave `._001.png` beside 001.png on foreign disks."""
-    return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".")
 
 
 def _select_types(there: list[str], asked: list[str] | None, types: list[str], label: str) -> list[str]:
