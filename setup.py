@@ -41,7 +41,6 @@ setup(
         "modeling_unirain": [
             "checkpoints/*/*.json",
             "checkpoints/*/*.safetensors",
-            "checkpoints/*/*.py",
             "checkpoints/*/*.md",
             "niqe_pristine.json",
         ],

@@ -3,6 +3,7 @@
 This file travels with every checkpoint, so it imports nothing else of ours.
 """
 
+import os
 from pathlib import Path
 
 from huggingface_hub import constants, get_session, try_to_load_from_cache
@@ -20,13 +21,14 @@ def resolve_checkpoint(name: str | Path) -> str:
     """Turn a checkpoint's name into what `from_pretrained` takes.
 
     Args:
-        name (`str` or `Path`): One of our names (`"unirain"`), a folder, or a repository id on the Hub.
+        name (`str` or `Path`): One of our names (`"unirain"`), a folder, or a repository id on the Hub. A `Path` is a folder.
 
     Returns:
         `str`: The bundled folder of one of our names, its Hub repository where the package bundles no such folder,
         and any other name unchanged. A folder that happens to be called `unirain` is reached as `./unirain`.
     """
-    name = str(name)
+    if isinstance(name, Path):
+        return os.path.join(os.curdir, name)  # a `Path` drops the `./` that tells a folder from one of our names
     if name not in HUB_REPOSITORIES:
         return name
     bundled = Path(__file__).parent / "checkpoints" / name
@@ -56,7 +58,8 @@ class ResolvesCheckpointNames:
         if hasattr(cls, "base_model_prefix"):  # a PreTrainedModel, not a config or processor
             kwargs.setdefault("use_safetensors", True)
         if hasattr(cls, "get_config_dict"):  # a config, which a model's `from_pretrained` loads first
-            found = cls.get_config_dict(checkpoint, **kwargs)[0].get("model_type")
+            config = cls.get_config_dict(checkpoint, **kwargs)[0]
+            found = config.get("model_type") if isinstance(config, dict) else None
             if found != cls.model_type:
                 raise ValueError(
                     f"Checkpoint '{pretrained_model_name_or_path}' holds the architecture '{found}', not "

@@ -22,6 +22,7 @@ from typer.core import TyperGroup
 
 from . import evaluation
 from .derainer import Derainer, load_derainer
+from .files import as_text
 from .images import (
     EXTENSIONS,
     MAX_PIXELS,
@@ -112,7 +113,7 @@ def derain(
 ) -> None:
     """Remove the rain from pictures.
 
-    A result has its input's size, format, depth, transparency and metadata. A folder's tree is kept. Run again after
+    A result has its input's size, format, depth, transparency, EXIF and colour profile. A folder's tree is kept. Run again after
     having been stopped, it goes on where it was: outputs newer than their input are left as they are.
     """
     jobs = plan(inputs, output, format, compare)
@@ -128,7 +129,7 @@ def derain(
     if finished := len(jobs) - len(todo):
         typer.echo(f"Skipped {finished} finished; --overwrite to redo.")
     options = chosen(tile=tile, self_ensemble=self_ensemble)
-    run = Run(derainer, claimed, overwrite, options, max_pixels=int(max_megapixels * 1e6))
+    run = Run(derainer, claimed, overwrite, options, max_pixels=max_megapixels * 1e6)
     run.work_through(todo, batch_size)
 
 
@@ -142,6 +143,8 @@ def demo(
     folder = next((folder for folder in EXAMPLES if folder.is_dir() and pictures_below(folder)), None)
     if folder is None:
         raise ImageError("The example photographs are not installed: run this in a clone of the repository.")
+    if output.resolve() == folder.resolve():
+        raise ImageError(f"{output} is where the example photographs are: choose another --output.")
     derainer, rows = load_derainer(checkpoint, device), []
     sources = [path for path in pictures_below(folder) if path.parent == folder]  # not their clean originals
     for source in tqdm(sources, unit="picture", disable=None):
@@ -189,13 +192,17 @@ def evaluate(
     """
     pairs = [pair for place in data for pair in evaluation.find_pairs(place, split, leave_out=output)]
     perceptual = evaluation.load_lpips() if lpips else None
-    settings = {"data": ", ".join(data)} | ({"split": split} if split else {})
+    settings = {"data": as_text(", ".join(data))} | ({"split": split} if split else {})
     derain = None
     if not inputs_only:
         derainer = load_derainer(checkpoint, device, dtype)
         options = chosen(tile=tile, self_ensemble=self_ensemble)
         derain = partial(derainer, **options)
-        settings |= {"checkpoint": checkpoint, "weights": weights_digest(derainer), "dtype": str(derainer.model.dtype)}
+        settings |= {
+            "checkpoint": as_text(checkpoint),
+            "weights": weights_digest(derainer),
+            "dtype": str(derainer.model.dtype),
+        }
         settings |= options
     report = evaluation.evaluate(derain, pairs, output, perceptual, settings, overwrite)
     typer.echo(report.to_markdown())
@@ -419,7 +426,7 @@ def weights_digest(derainer: Derainer) -> str:
 class Run:
     """Pictures derained one batch after another; what fails is reported and counted, and the others go on."""
 
-    def __init__(self, derainer: Derainer, claimed: Claim | None, overwrite: bool, options: dict, max_pixels: int):
+    def __init__(self, derainer: Derainer, claimed: Claim | None, overwrite: bool, options: dict, max_pixels: float):
         self.derainer = derainer
         self.claimed = claimed
         self.overwrite = overwrite
@@ -502,7 +509,8 @@ class Run:
 
     def write(self, job: Job, picture: Picture, derained: Picture) -> None:
         try:
-            save_image(derained, job.target)
+            named = job.target.suffix.lower() in EXTENSIONS
+            save_image(derained, job.target, None if named else derained.format)
             self.write_sheet(job, picture, derained)
             job.date_outputs()
             self.done += 1

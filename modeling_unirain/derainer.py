@@ -15,6 +15,10 @@ from .modeling_unirain import UniRainForImageDeraining
 from .pipeline_unirain import Progress, UniRainPipeline
 
 
+DTYPES = ("float32", "bfloat16", "float16")
+"""What weights can be loaded as by name."""
+
+
 class Derainer:
     """Removes rain from whatever holds an image. Made by [`load_derainer`].
 
@@ -109,10 +113,9 @@ def load_derainer(
     """
     device = _device(device)
     if isinstance(dtype, str):
-        found = getattr(torch, dtype, None)
-        if not isinstance(found, torch.dtype) or not found.is_floating_point:
-            raise ValueError(f"There is no dtype '{dtype}': float32, bfloat16 and float16 make sense.")
-        dtype = found
+        if dtype not in DTYPES:
+            raise ValueError(f"There is no dtype '{dtype}': {', '.join(DTYPES)} make sense.")
+        dtype = getattr(torch, dtype)
     model = _load_model(name, dtype or torch.float32)
     processor = UniRainImageProcessor(size_divisor=model.config.size_divisor)
     model = model.eval().to(device, memory_format=torch.channels_last)

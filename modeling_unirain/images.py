@@ -9,10 +9,10 @@ What is decided here:
 
 - A file is read by its content; its extension says nothing.
 - Of an animation or a document of several pages the first picture is read, with a warning.
-- CMYK becomes RGB through its own ICC profile, which is then replaced by sRGB: it does not describe RGB values.
+- CMYK of 8 bits becomes RGB through its own ICC profile, which is then replaced by sRGB: it does not describe RGB values.
 - A palette becomes RGB: the derained colours are not in it.
 - EXIF is kept byte for byte (into and out of TIFF: tag by tag), with its Orientation reset since the pixels are upright
-  now, and without its thumbnail, which shows the rain.
+  now, and without its thumbnail, which shows the rain. Other metadata (XMP, IPTC, comments) is left out.
 - A JPEG is written with the quantisation tables and subsampling it came with, other pictures with quality 95. A WebP
   that came lossless stays lossless.
 - Pillow reads and writes 8 bit. It has no 16-bit RGB, so `imagecodecs` and `tifffile` do those.
@@ -63,6 +63,7 @@ LOSSLESS_TIFF_COMPRESSION = {"raw": None, "none": None, "tiff_lzw": "lzw", "lzw"
 _READABLE = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "DIB")
 _PNG_COLOUR_CHUNKS = (b"cHRM", b"gAMA", b"sRGB", b"cICP", b"mDCV", b"cLLI")
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_EXIF_PREFIX = b"Exif\x00\x00"
 _DESCRIPTIVE_TAGS = {
     *(
         270,
@@ -113,7 +114,11 @@ class Picture:
 
     @classmethod
     def from_pil(cls, image: Image.Image) -> "Picture":
-        """A Pillow image of any 8-bit mode or 16-bit grey; its EXIF and ICC profile come along."""
+        """A Pillow image of any 8-bit mode or 16-bit grey, turned upright; its EXIF and ICC profile come along.
+
+        Raises:
+            ImageError: Another mode, which says nothing of its range or colours.
+        """
         icc_profile = image.info.get("icc_profile") or b""
         if image.mode.startswith("I;16"):
             pixels = np.asarray(image).astype(np.uint16)
@@ -121,8 +126,8 @@ class Picture:
             if image.mode == "CMYK":
                 image, icc_profile = _cmyk_to_rgb(image, icc_profile)
             pixels = np.asarray(image.convert(_target_mode(image, "The image")))
-        exif = (image.info.get("exif") or b"").removeprefix(b"Exif\x00\x00")
-        return cls(*_split_alpha(pixels), exif=exif, icc_profile=icc_profile)
+        exif, orientation = _exif_block(image, "The image"), _orientation(image)
+        return _turned_upright(cls(*_split_alpha(pixels), exif=exif, icc_profile=icc_profile), orientation)
 
     @classmethod
     def from_array(cls, array: np.ndarray) -> "Picture":
@@ -172,18 +177,19 @@ class Picture:
         picture = self.as_8_bit()
         pixels = _with_alpha(picture)
         image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-        for name in ("exif", "icc_profile"):
-            if value := getattr(self, name):
-                image.info[name] = value
+        if self.exif:
+            image.info["exif"] = _EXIF_PREFIX + self.exif  # as Pillow has it from a JPEG, and needs it for one
+        if self.icc_profile:
+            image.info["icc_profile"] = self.icc_profile
         return image
 
 
-def open_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Picture:
+def open_image(path: str | Path, max_pixels: float = MAX_PIXELS) -> Picture:
     """Read a picture file.
 
     Args:
         path (`str` or `Path`): A PNG, JPEG, WebP, TIFF or BMP file, whatever its extension.
-        max_pixels (`int`): A larger picture is refused before it is decoded.
+        max_pixels (`float`): A larger picture is refused before it is decoded.
 
     Raises:
         ImageError: The file is missing, empty, not a picture, of an unknown kind, damaged, or too large.
@@ -214,9 +220,14 @@ def is_called_a_picture(path: Path) -> bool:
     return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".")
 
 
-def read_rgb(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def read_rgb(path: str | Path, max_pixels: float = MAX_PIXELS) -> np.ndarray:
     """Read a picture as (height, width, 3) uint8 RGB, upright and without alpha; raises like `open_image`."""
     return np.ascontiguousarray(open_image(path, max_pixels).as_8_bit().rgb)
+
+
+def rgb_of(image: Image.Image) -> np.ndarray:
+    """A Pillow image as (height, width, 3) uint8 RGB, upright and without alpha; raises like `Picture.from_pil`."""
+    return np.ascontiguousarray(Picture.from_pil(image).as_8_bit().rgb)
 
 
 def format_of(path: str | Path) -> str:
@@ -248,7 +259,7 @@ def save_image(picture: Picture, path: str | Path, format: str | None = None) ->
     encode = {"PNG": _encode_png, "JPEG": _encode_jpeg, "WEBP": _encode_webp, "TIFF": _encode_tiff, "BMP": _encode_bmp}
     try:
         data = encode[format](picture)
-    except (OSError, ValueError, struct.error, imagecodecs.DelayedImportError) as error:
+    except Exception as error:  # encoders raise nearly anything, as decoders do
         height, width = picture.size
         raise ImageError(f"{path}: {width} x {height} pixels cannot be written as {format} ({error}).") from error
     write_atomically(path, data)
@@ -286,7 +297,7 @@ def _reading_errors(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
+def _opened(path: Path, max_pixels: float) -> Iterator[Image.Image]:
     """`Image.open` with our limit in place of Pillow's, which is a global: it is set aside under a lock."""
     with _pillow_limit:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
@@ -299,7 +310,7 @@ def _opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
         yield image
 
 
-def _check_size(path: Path, width: int, height: int, max_pixels: int) -> None:
+def _check_size(path: Path, width: int, height: int, max_pixels: float) -> None:
     if width * height > max_pixels:
         raise ImageError(
             f"{path} has {width} x {height} pixels, more than the limit of {max_pixels / 1e6:g} megapixels that guards "
@@ -312,7 +323,7 @@ def _warn_of_more(path: Path, count: int) -> None:
         logger.warning("%s holds %d pictures; only the first is read.", path, count)
 
 
-def _read_with_pillow(path: Path, max_pixels: int) -> tuple[Picture, int]:
+def _read_with_pillow(path: Path, max_pixels: float) -> tuple[Picture, int]:
     """The picture still turned as it was stored, and its EXIF Orientation."""
     with _opened(path, max_pixels) as image:
         if image.format != "MPO":  # the second picture of an MPO is a preview or the other eye
@@ -326,10 +337,7 @@ def _read_with_pillow(path: Path, max_pixels: int) -> tuple[Picture, int]:
             pixels = np.asarray(rgb)
         else:
             pixels = np.asarray(image.convert(_target_mode(image, path)))
-        orientation = image.getexif().get(
-            ExifTags.Base.Orientation, 1
-        )  # after decoding: Pillow turns a TIFF by itself
-        return Picture(*_split_alpha(pixels), icc_profile=icc_profile, **about), orientation
+        return Picture(*_split_alpha(pixels), icc_profile=icc_profile, **about), _orientation(image)
 
 
 def _split_alpha(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
@@ -368,7 +376,7 @@ def _is_deep_tiff(path: Path) -> bool:
         return max(bits if isinstance(bits, tuple) else (bits,)) > 8
 
 
-def _read_deep_tiff(path: Path, max_pixels: int) -> tuple[Picture, int]:
+def _read_deep_tiff(path: Path, max_pixels: float) -> tuple[Picture, int]:
     """The first page of a 16-bit TIFF, still turned as it was stored, and its Orientation."""
     with tifffile.TiffFile(path) as tiff:
         page = tiff.pages[0]
@@ -378,7 +386,7 @@ def _read_deep_tiff(path: Path, max_pixels: int) -> tuple[Picture, int]:
         exif.endian, exif.bigtiff = tiff.byteorder, tiff.is_bigtiff
         with open(path, "rb") as file:
             exif.load_from_fp(file, page.offset)
-            block = _exif_of_tiff(exif)
+            block = _exif_of_tiff(exif, path)
         encoding = {"compression": LOSSLESS_TIFF_COMPRESSION.get(page.compression.name.lower(), "zlib")}
         if page.resolutionunit in (2, 3):
             scale = {2: 1, 3: 2.54}[page.resolutionunit]
@@ -418,12 +426,17 @@ def _deep_tiff_pixels(page: tifffile.TiffPage, path: Path) -> np.ndarray:
         # Without colour management, as Pillow converts CMYK: R = (1 - C)(1 - K)
         ink = 65535 - pixels.astype(np.uint32)
         pixels = ((ink[..., :3].astype(np.uint64) * ink[..., 3:] + 32767) // 65535).astype(np.uint16)
-    if tifffile.EXTRASAMPLE.ASSOCALPHA in page.extrasamples:
-        alpha = np.maximum(pixels[..., -1:], 1).astype(np.float64)
-        straight = np.rint(pixels[..., :-1] * 65535.0 / alpha).clip(0, 65535).astype(np.uint16)
-        pixels = np.concatenate([straight, pixels[..., -1:]], axis=-1)
+    if pixels.ndim == 2:
+        return pixels
     channels = {0: 1, 1: 1, 2: 3, 5: 3}[photometric]
-    return pixels[..., : channels + bool(page.extrasamples)] if pixels.ndim == 3 else pixels
+    colours, alpha = pixels[..., :channels], pixels[..., channels : channels + 1]
+    match page.extrasamples[:1]:
+        case (tifffile.EXTRASAMPLE.UNASSALPHA,):
+            return np.concatenate([colours, alpha], axis=-1)
+        case (tifffile.EXTRASAMPLE.ASSOCALPHA,):
+            straight = np.rint(colours * 65535.0 / np.maximum(alpha, 1)).clip(0, 65535).astype(np.uint16)
+            return np.concatenate([straight, alpha], axis=-1)
+    return colours  # what else there is, such as near infrared, is no alpha
 
 
 def _cmyk_to_rgb(image: Image.Image, icc_profile: bytes) -> tuple[Image.Image, bytes]:
@@ -489,26 +502,35 @@ def _riff_chunk_names(path: Path) -> set[bytes]:
     return names
 
 
-def _exif_block(image: Image.Image, path: Path) -> bytes:
-    """The EXIF of an opened file as a TIFF structure: upright, and without the rainy thumbnail."""
+def _orientation(image: Image.Image) -> int:
+    """EXIF's Orientation of decoded pixels; decoded, since Pillow then has turned a TIFF by itself."""
+    return image.getexif().get(ExifTags.Base.Orientation, 1)
+
+
+def _exif_block(image: Image.Image, path: Path | str) -> bytes:
+    """The EXIF of a Pillow image as a TIFF structure: upright, and without the rainy thumbnail."""
     exif = image.getexif()
     if image.format == "TIFF":
-        return _exif_of_tiff(exif)
+        return _exif_of_tiff(exif, path)
     if not len(exif):
         return b""
     try:
-        return _upright_exif((image.info.get("exif") or exif.tobytes()).removeprefix(b"Exif\x00\x00"))
+        return _upright_exif((image.info.get("exif") or exif.tobytes()).removeprefix(_EXIF_PREFIX))
     except struct.error:  # Pillow reads what there is of it
         logger.warning("%s: its EXIF is damaged and is left out.", path)
         return b""
 
 
-def _exif_of_tiff(tags: Image.Exif) -> bytes:
+def _exif_of_tiff(tags: Image.Exif, path: Path | str) -> bytes:
     """Those of a TIFF's tags that make up EXIF."""
     kept = Image.Exif()
-    for tag, value in _descriptive_tags(tags).items():
-        kept[tag] = value
-    return kept.tobytes()[6:] if len(kept) else b""
+    try:
+        for tag, value in _descriptive_tags(tags).items():
+            kept[tag] = value
+        return kept.tobytes().removeprefix(_EXIF_PREFIX) if len(kept) else b""
+    except Exception:  # what Pillow's writer raises on a tag of the wrong type differs from tag to tag
+        logger.warning("%s: its EXIF is damaged and is left out.", path)
+        return b""
 
 
 def _descriptive_tags(tags: Image.Exif) -> dict:
@@ -562,6 +584,8 @@ def _fitted(picture: Picture, format: str, path: Path) -> Picture:
     if picture.pixels.dtype == np.uint16 and format not in ("PNG", "TIFF"):
         logger.warning("%s: %s holds 8 bits a channel; of the picture's 16 the lower 8 are lost.", path, format)
         picture = picture.as_8_bit()
+    if format == "WEBP" and picture.pixels.shape[2] == 1:
+        picture = replace(picture, icc_profile=b"")  # WebP holds no grey, and a grey profile does not describe colours
     if picture.alpha is not None and format == "JPEG":
         if not picture.alpha.all():
             logger.warning("%s: JPEG holds no transparency; the picture is shown on white.", path)
@@ -572,8 +596,10 @@ def _fitted(picture: Picture, format: str, path: Path) -> Picture:
 
 
 def _encode_png(picture: Picture) -> bytes:
-    pixels = _with_alpha(picture)
-    data = imagecodecs.png_encode(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))
+    pixels = np.ascontiguousarray(_with_alpha(picture))
+    # Rows begin with a byte of their own, and noise does not shrink: imagecodecs' own guess is too small for narrow pictures.
+    room = pixels.nbytes + pixels.nbytes // 64 + pixels.shape[0] + 4096
+    data = imagecodecs.png_encode(pixels[..., 0] if pixels.shape[2] == 1 else pixels, out=room)
     chunks = list(picture.encoding.get("chunks", ()))
     if picture.icc_profile:
         chunks.insert(0, (b"iCCP", b"ICC profile\x00\x00" + zlib.compress(picture.icc_profile)))
@@ -598,7 +624,7 @@ def _encode_jpeg(picture: Picture) -> bytes:
         options |= {"quality": JPEG_QUALITY, "subsampling": 0}
     if picture.pixels.shape[2] == 1:
         options.pop("subsampling", None)
-    exif = b"Exif\x00\x00" + picture.exif if picture.exif else b""
+    exif = _EXIF_PREFIX + picture.exif if picture.exif else b""
     if len(exif) > 65533:
         logger.warning("EXIF of %d bytes does not fit into a JPEG and is left out.", len(exif))
         exif = b""
@@ -611,7 +637,7 @@ def _encode_jpeg(picture: Picture) -> bytes:
 def _encode_webp(picture: Picture) -> bytes:
     # `exact` keeps the colours under fully transparent pixels, as in the input
     lossless = picture.encoding.get("lossless", False)
-    exif = b"Exif\x00\x00" + picture.exif if picture.exif else b""
+    exif = _EXIF_PREFIX + picture.exif if picture.exif else b""
     return _encode_with_pillow(picture, "WEBP", exif=exif, lossless=lossless, quality=JPEG_QUALITY, exact=True)
 
 
@@ -644,7 +670,14 @@ def _encode_tiff(picture: Picture) -> bytes:
         software=False,
         **options,
     )
-    return _with_exif_tags(buffer.getvalue(), picture.exif) if picture.exif else buffer.getvalue()
+    tiff = buffer.getvalue()
+    if not picture.exif:
+        return tiff
+    try:
+        return _with_exif_tags(tiff, picture.exif)
+    except Exception:  # as in `_exif_of_tiff`: other formats take the block as it is
+        logger.warning("EXIF with a tag of the wrong type does not fit into a TIFF and is left out.")
+        return tiff
 
 
 def _with_exif_tags(tiff: bytes, block: bytes) -> bytes:

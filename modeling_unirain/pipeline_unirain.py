@@ -82,12 +82,13 @@ class RainyImage:
 
     @classmethod
     def unpack(cls, image) -> "RainyImage":
-        """Takes PIL images of 8 bits or 16-bit grey, arrays (height, width[, 1 to 4]) and tensors (1 to 4, height, width)."""
+        """Takes PIL images of 8 bits or 16-bit grey, which are turned upright, arrays (height, width[, 1 to 4]) and tensors (1 to 4, height, width)."""
         if isinstance(image, Image.Image):
             if image.mode in ("I", "F"):
                 raise ValueError(
                     f"A PIL image of mode {image.mode} says nothing of its range: give an array in [0, 1]."
                 )
+            image = ImageOps.exif_transpose(image)  # rain falls down: as `_open` does with a file
             deep = image.mode.startswith("I;16")
             array = np.asarray(image).astype(np.uint16) if deep else np.asarray(image.convert("RGB"))
         elif isinstance(image, Tensor):
@@ -219,7 +220,11 @@ class UniRainPipeline(Pipeline):
         Returns:
             The derained images, of the same type and size, and their routes (images, num_routers, num_experts); with
             `self_ensemble` not those of the mirror images.
+
+        Raises:
+            ValueError: An option out of its range.
         """
+        self._sanitize_parameters(tile=tile, overlap=overlap, memory_budget=memory_budget)
         options = (tile, overlap, memory_budget)
         if not self_ensemble:
             return self._restore(images, *options, on_progress)

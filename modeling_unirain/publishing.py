@@ -136,8 +136,11 @@ def is_pickle(path: Path) -> bool:
     if start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return True
     if start == b"PK\x03\x04":
-        with zipfile.ZipFile(path) as archive:
-            return any(name.endswith(".pkl") for name in archive.namelist())
+        try:
+            with zipfile.ZipFile(path) as archive:
+                return any(name.endswith(".pkl") for name in archive.namelist())
+        except zipfile.BadZipFile as error:
+            raise PublishingError(f"{path} is a damaged archive, in which a pickle could be; remove it.") from error
     return False
 
 

@@ -10,6 +10,7 @@ import logging
 import os
 import shutil
 import tempfile
+import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -51,6 +52,8 @@ PREVIEW_SIDE = 2048
 RENDER_SIDE = 1024
 """Photographs for the rain renderer are scaled down to this side: it draws rain as it looks at that size."""
 KEEP_SECONDS = 3600
+RESULTS = "unirain-"
+"""What the names of the folders with results begin with."""
 PROGRESS = gr.Progress()
 
 TYPE_NAMES = {
@@ -247,10 +250,23 @@ class Demo:
 
 
 def new_folder() -> Path:
-    """A folder for results inside Gradio's cache: served from there without a copy, deleted with the rest."""
+    """A folder for results inside Gradio's cache: served from there without a copy."""
     cache = Path(os.environ["GRADIO_TEMP_DIR"])
     cache.mkdir(parents=True, exist_ok=True)
-    return Path(tempfile.mkdtemp(dir=cache))
+    return Path(tempfile.mkdtemp(prefix=RESULTS, dir=cache))
+
+
+def delete_old_results() -> None:
+    """Gradio deletes what it has shown; this also what nobody was shown, since Cancel was faster or the server was killed."""
+    for folder in Path(os.environ["GRADIO_TEMP_DIR"]).glob(f"{RESULTS}*"):
+        if time.time() - folder.stat().st_mtime > KEEP_SECONDS:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def keep_deleting() -> None:
+    while True:
+        delete_old_results()
+        time.sleep(KEEP_SECONDS)
 
 
 def preview(picture: Picture) -> Image.Image:
@@ -435,6 +451,7 @@ def caption_of(path: Path) -> str:
 
 def launch(page: gr.Blocks, host: str | None, port: int | None, **options):
     script = (HERE / "accessibility.js").read_text(encoding="utf-8")
+    threading.Thread(target=keep_deleting, daemon=True).start()
     return page.launch(
         server_name=host,
         server_port=port,
@@ -458,10 +475,9 @@ def main() -> None:
     parser.add_argument("--port", type=int, help="the first free one from 7860 unless told")
     arguments = parser.parse_args()
     try:
-        demo = Demo(arguments.checkpoint)
-    except (OSError, ValueError) as error:
+        launch(build_page(Demo(arguments.checkpoint)), arguments.host, arguments.port)
+    except (OSError, ValueError, OverflowError) as error:  # a port beyond 65535 is the last
         parser.error(str(error))
-    launch(build_page(demo), arguments.host, arguments.port)
 
 
 if __name__ == "__main__":

@@ -42,6 +42,8 @@ def test_our_names_are_bundled_or_on_the_hub_and_others_stay(tmp_path, monkeypat
     assert resolve_checkpoint("unirain") != "unirain"
     for other in ("./unirain", "someone/something", "/a/folder"):
         assert resolve_checkpoint(other) == other
+    assert resolve_checkpoint(Path("./unirain")) == "./unirain"  # `Path` drops the dot
+    assert resolve_checkpoint(Path("/a/folder")) == "/a/folder"
 
 
 def test_auto_classes_load_a_folder_without_trusting_its_code(tiny_checkpoint):
@@ -115,6 +117,9 @@ def test_damaged_weights_and_configs_are_refused(copied):
         edit_config(copied, **{"latent_hidden_size": 16, "latent_depth": 1} | changes)
         with pytest.raises(ValueError, match="damaged or from another version|incomplete"):
             load_derainer(copied)
+    (copied / "config.json").write_text("[]")
+    with pytest.raises(ValueError, match="holds the architecture"):
+        load_derainer(copied)
 
 
 def test_config_and_weights_can_be_given_instead_of_a_name(tiny_checkpoint):

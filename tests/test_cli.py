@@ -210,6 +210,10 @@ def test_demo_derains_the_examples_and_lays_them_out(tiny_checkpoint, tmp_path, 
     result = CliRunner().invoke(cli.app, arguments)
     assert result.exit_code == 0, result.output
     assert tree(tmp_path / "out") == {"0.png", "1.png", "2.png", "3.png", "comparison.png"}
+    before = (tmp_path / "examples" / "0.png").read_bytes()
+    result = CliRunner().invoke(cli.app, ["demo", "-o", str(tmp_path / "examples"), *arguments[3:]])
+    assert result.exit_code == 1 and "choose another --output" in result.output
+    assert (tmp_path / "examples" / "0.png").read_bytes() == before
     monkeypatch.setattr(cli, "EXAMPLES", (tmp_path / "nothing",))
     result = CliRunner().invoke(cli.app, arguments)
     assert result.exit_code == 1 and "not installed" in result.output
@@ -521,6 +525,7 @@ def test_lying_file_is_derained_by_what_it_is(unirain, tmp_path):
         (["a.png", "-o", "a.png/b.png"], ["could not be written"]),
         (["a.png", "-o", "b.png", "--device", "abacus"], ["no device 'abacus'"]),
         (["a.png", "-o", "b.png", "--dtype", "int"], ["no dtype"]),
+        (["a.png", "-o", "b.png", "--dtype", "float8_e4m3fn"], ["no dtype"]),
     ],
 )
 def test_each_bad_input_is_one_sentence(unirain, tmp_path, monkeypatch, arguments, parts):
@@ -540,6 +545,14 @@ def test_bombs_are_refused_and_the_limit_can_be_chosen(unirain, tmp_path):
     picture(tmp_path / "a.png", 100, 200)
     output = unirain(tmp_path / "a.png", "-o", tmp_path / "b.png", "--max-megapixels", 0.01, code=1)
     assert "guards against decompression bombs" in output and not (tmp_path / "b.png").exists()
+    unirain(tmp_path / "a.png", "-o", tmp_path / "b.png", "--max-megapixels", "inf")
+    assert (tmp_path / "b.png").exists()
+
+
+def test_a_picture_without_extension_keeps_its_name_and_format(unirain, tmp_path):
+    picture(tmp_path / "a.png").rename(tmp_path / "a")
+    unirain(tmp_path / "a", "-o", tmp_path / "out")
+    assert open_image(tmp_path / "out" / "a").format == "PNG"
 
 
 def test_checkpoints_that_cannot_be_used_are_one_sentence(unirain, tiny_checkpoint, tmp_path):

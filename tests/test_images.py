@@ -280,6 +280,75 @@ def test_thumbnail_with_the_rain_is_dropped(tmp_path):
     assert_same_exif(tmp_path / "b.jpg")
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pillow_images_come_upright_and_go_with_their_exif(tmp_path, orientation):
+    Image.fromarray(smooth(24, 32)).save(tmp_path / "a.png", exif=exif_with(orientation).tobytes(), icc_profile=SRGB)
+    with Image.open(tmp_path / "a.png") as image:
+        expected = np.asarray(ImageOps.exif_transpose(image))
+        picture = Picture.from_pil(image)
+    assert np.array_equal(picture.pixels, expected)
+    image = picture.to_pil()
+    image.save(tmp_path / "b.jpg", exif=image.info["exif"])
+    assert_same_exif(tmp_path / "b.jpg")
+
+
+def test_tags_of_the_wrong_type_cost_the_tags_and_no_picture(tmp_path, caplog):
+    """GPSVersionID as text, which Pillow reads and its writer chokes on."""
+    block = exif_with()
+    block[ExifTags.IFD.GPSInfo] = {1: "N"}
+    block = bytearray(block.tobytes()[6:])
+    order = "<" if block[:2] == b"II" else ">"
+    entry = block.index(struct.pack(order + "HHI", 1, 2, 2))  # GPSLatitudeRef, two characters of text
+    struct.pack_into(order + "H", block, entry, 0)
+    save_image(Picture(smooth(), exif=bytes(block)), tmp_path / "a.jpg")
+    copied(tmp_path / "a.jpg", tmp_path / "b.jpg")
+    assert not caplog.text and open_image(tmp_path / "b.jpg").exif
+    assert open_image(tmp_path / "a.jpg").exif == bytes(block)
+    assert copied(tmp_path / "a.jpg", tmp_path / "b.tif").pixels.shape == smooth().shape
+    assert "does not fit into a TIFF" in caplog.text
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_tiff_with_a_tag_of_the_wrong_type_is_read(tmp_path, caplog, dtype):
+    """A GPS directory whose GPSVersionID is text, and a longer copy of the picture's own that points to it."""
+    pixels = pattern(dtype=dtype)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, metadata=None, byteorder="<")
+    data = (tmp_path / "a.tif").read_bytes()
+    (start,) = struct.unpack_from("<I", data, 4)
+    (count,) = struct.unpack_from("<H", data, start)
+    entries = [data[at : at + 12] for at in range(start + 2, start + 2 + 12 * count, 12)]
+    gps = struct.pack("<HHHI4sI", 1, 0, 2, 2, b"N\x00\x00\x00", 0)
+    entries.append(struct.pack("<HHII", ExifTags.IFD.GPSInfo, 4, 1, len(data)))
+    directory = struct.pack("<H", count + 1) + b"".join(sorted(entries, key=lambda entry: entry[1::-1])) + b"\x00" * 4
+    data = data[:4] + struct.pack("<I", len(data) + len(gps)) + data[8:] + gps + directory
+    (tmp_path / "a.tif").write_bytes(data)
+    assert np.array_equal(open_image(tmp_path / "a.tif").pixels, pixels)
+    assert "a.tif: its EXIF is damaged and is left out" in caplog.text
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_noise_of_any_shape_fits_into_a_png(tmp_path, channels, dtype):
+    for height, width in ((1, 1), (9000, 1), (256, 2), (512, 4), (1, 9000)):
+        picture = Picture.from_array(pattern(height, width, channels, dtype))
+        save_image(picture, tmp_path / "a.png")
+        assert np.array_equal(open_image(tmp_path / "a.png").pixels, picture.pixels)
+
+
+def test_near_infrared_is_no_alpha(tmp_path):
+    pixels = pattern(channels=4, dtype=np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", extrasamples=["unspecified"])
+    picture = open_image(tmp_path / "a.tif")
+    assert picture.alpha is None and np.array_equal(picture.pixels, pixels[..., :3])
+
+
+def test_a_grey_profile_does_not_go_into_a_webp(tmp_path):
+    """WebP has no grey: the profile would be taken for one of colours, which it is not."""
+    save_image(Picture(smooth()[..., :1], icc_profile=SRGB), tmp_path / "a.webp")
+    with Image.open(tmp_path / "a.webp") as image:
+        assert image.mode == "RGB" and "icc_profile" not in image.info
+
+
 def test_damaged_exif_is_left_out_with_a_warning(tmp_path, caplog):
     """More entries than there are bytes: Pillow reads what there is, and the pixels are sound."""
     block = bytearray(exif_with(6).tobytes()[6:])

@@ -81,6 +81,25 @@ def test_pil_in_gives_pil_of_the_same_size(pipe, mode, size):
         assert np.array_equal(np.asarray(result.getchannel("A")), np.asarray(image.getchannel("A")))
 
 
+def test_a_pillow_image_is_turned_upright_as_its_file_is(pipe, derainer, tmp_path):
+    upright = photograph(48, 64)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.rot90(upright)).save(tmp_path / "a.png", exif=exif)
+    with Image.open(tmp_path / "a.png") as image:
+        for restore in (pipe, derainer):
+            for source in (image, str(tmp_path / "a.png")):
+                result = restore(source)
+                assert np.array_equal(np.asarray(result), np.asarray(restore(Image.fromarray(upright))))
+                assert result.getexif().get(0x0112, 1) == 1
+
+
+def test_options_out_of_range_are_refused_however_they_come(pipe, derainer):
+    for restore in (pipe, derainer):
+        with pytest.raises(ValueError, match="`tile` must be positive, got -5"):
+            restore(noise(8, 8, 3), tile=-5)
+
+
 def test_transparency_of_a_palette_is_kept(pipe):
     image = Image.fromarray(noise(20, 30, 3)).quantize(8)
     image.info["transparency"] = 3

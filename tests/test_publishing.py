@@ -190,6 +190,12 @@ def test_a_renamed_torch_file_is_refused(hub, checkpoint):
         publish("model", checkpoint, "me/rain")
 
 
+def test_a_damaged_archive_is_refused(hub, checkpoint):
+    (checkpoint / "notes.zip").write_bytes(b"PK\x03\x04 and nothing more")
+    with pytest.raises(PublishingError, match="notes.zip is a damaged archive"):
+        publish("model", checkpoint, "me/rain")
+
+
 @pytest.mark.parametrize("kind", ["file", "folder"])
 def test_links_are_refused(hub, checkpoint, tmp_path, kind):
     outside = tmp_path / "private"

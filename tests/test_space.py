@@ -573,11 +573,23 @@ def test_the_published_space_runs_without_the_package_and_uses_zerogpu_where_it_
     assert lent.read_text() == "x" * len(EXAMPLES)
 
 
-def test_a_missing_checkpoint_is_one_sentence(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["app.py", "--checkpoint", str(tmp_path / "nowhere")])
+@pytest.mark.parametrize(
+    "option, value, part", [("--checkpoint", "/nowhere", "nowhere"), ("--port", "99999", "port must be 0-65535")]
+)
+def test_what_it_cannot_start_with_is_one_sentence(checkpoint, tmp_path, monkeypatch, capsys, option, value, part):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(sys, "argv", ["app.py", "--checkpoint", str(checkpoint), option, value])
     with pytest.raises(SystemExit) as stopped:
         runpy.run_path(str(ROOT / "space" / "app.py"), run_name="__main__")
-    assert stopped.value.code == 2 and "nowhere" in capsys.readouterr().err
+    assert stopped.value.code == 2 and part in capsys.readouterr().err
+
+
+def test_results_that_nobody_was_shown_are_deleted_when_they_are_old(app, demo, photograph):
+    old, new = demo.restore(photograph).file, demo.restore(photograph).file
+    hours_ago = time.time() - app["KEEP_SECONDS"] - 60
+    os.utime(old.parent, (hours_ago, hours_ago))
+    app["delete_old_results"]()
+    assert not old.parent.exists() and new.exists()
 
 
 def test_requirements_are_what_the_vendored_package_imports():

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 from huggingface_hub import HfApi, constants
-from PIL import Image, ImageOps
 
 from ..corpora import load_corpus
 from ..files import as_text, folders_below
-from ..images import is_called_a_picture, pictures_below, read_rgb
+from ..images import is_called_a_picture, pictures_below, read_rgb, rgb_of
 from ..types import RainType
 
 
@@ -208,6 +207,11 @@ def _corpus_pairs(data: str, split: str | None) -> list[EvaluationPair]:
         raise ValueError(f"{data} has no column {sorted(missing)[0]!r}: evaluation needs input, target and type.")
     if not len(rows):
         raise ValueError(f"The split {split!r} of {data} is empty.")
+    for column in ("input", "target"):  # written by other programs, a picture is a struct that nothing says to decode
+        try:
+            rows = rows.cast_column(column, datasets.Image())
+        except (TypeError, ValueError, NotImplementedError) as error:  # pyarrow's own are among them
+            raise ValueError(f"The column {column!r} of {data} holds no pictures ({error}).") from error
     columns = set(rows.column_names)
     labels = rows.features["type"]
     name_of = getattr(labels, "int2str", str)
@@ -247,12 +251,10 @@ def _load_splits(data: str, datasets) -> dict:
 def _read_row(rows, index: int, where: str) -> tuple[np.ndarray, np.ndarray]:
     try:
         row = rows[index]
-        pictures = [_as_rgb(row[column]) for column in ("input", "target")]
+        if empty := [column for column in ("input", "target") if row[column] is None]:
+            raise ValueError(f"{empty[0]} is empty")
+        pictures = [rgb_of(row[column]) for column in ("input", "target")]
     except (OSError, ValueError, SyntaxError) as error:
         raise ValueError(f"{where} holds a picture that cannot be read ({error}).") from error
     _check_equal_sizes(*pictures, f"The input in {where}", "in the same row")
     return tuple(pictures)
-
-
-def _as_rgb(image: Image.Image) -> np.ndarray:
-    return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))

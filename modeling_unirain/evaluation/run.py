@@ -114,7 +114,8 @@ def _apply(derain: Derain, rainy: np.ndarray, pair: EvaluationPair) -> np.ndarra
 
 
 def _save_sheets(derain: Derain, pairs: dict, report: EvaluationReport, folder: Path) -> None:
-    """One sheet a dataset: the pictures that gained most, the median and least, derained once more for it."""
+    """One sheet a dataset: the pictures that gained most, the median and least, derained once more for it. No others stay."""
+    written = set()
     for paired in (True, False):
         for mean in report.datasets(paired):
             results = [r for r in report.part(paired) if (r.dataset, r.rain_type) == (mean.dataset, mean.rain_type)]
@@ -133,6 +134,9 @@ def _save_sheets(derain: Derain, pairs: dict, report: EvaluationReport, folder: 
             comparison_sheet(rows, columns, titles, CELL_WIDTH).save(file, "PNG")
             name = re.sub(r"[^\w.-]+", "_", f"{mean.rain_type}-{mean.dataset}")
             write_atomically(folder / f"{name}.png", file.getvalue())
+            written.add(folder / f"{name}.png")
+    for sheet in set(folder.glob("*.png")) - written:  # an earlier report's
+        sheet.unlink()
 
 
 class _Journal:
@@ -146,7 +150,13 @@ class _Journal:
 
     def __enter__(self) -> "_Journal":
         lines = self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else []
-        complete = [json.loads(line) for line in lines if line.endswith(b"\n")]  # a kill may cut the last line
+        try:
+            complete = [json.loads(line) for line in lines if line.endswith(b"\n")]  # a kill may cut the last line
+            results = [ImageResult(**line) for line in complete[1:]]
+        except (ValueError, TypeError) as error:
+            if not self.overwrite:
+                raise ValueError(f"{self.path} is damaged: delete it, or say --overwrite.") from error
+            complete = []
         if complete and complete[0] != self.header:
             if not self.overwrite:
                 raise ValueError(
@@ -154,9 +164,7 @@ class _Journal:
                     "--overwrite."
                 )
             complete = []
-        for line in complete[1:]:
-            result = ImageResult(**line)
-            self.results[result.key] = result
+        self.results = {result.key: result for result in results} if complete else {}
         if self.results:
             logger.info("%d of %d pictures were measured before.", len(self.results), len(self.header["pairs"]))
         kept = [self.header, *map(asdict, self.results.values())]

@@ -10,10 +10,10 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from tqdm import tqdm
 
-from ..images import read_rgb
+from ..images import read_rgb, rgb_of
 
 
 ORIENTATION = 0x0112  # EXIF
@@ -158,7 +158,7 @@ def decode(source: io.BytesIO | str | None, label: str) -> np.ndarray:
         return _read_file(Path(source))
     try:
         with Image.open(source) as image:
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+            return rgb_of(image)
     except Exception as error:  # Pillow raises half a dozen types for files that are broken in different ways
         raise DataError(f"{label} cannot be read as a picture ({error}).") from error
 

@@ -196,6 +196,23 @@ def test_an_interrupted_evaluation_is_not_continued_with_other_settings(test_set
     assert json.loads((tmp_path / "report.json").read_text())["settings"] == {"checkpoint": "b"}
 
 
+@pytest.mark.parametrize("line", [b"{\n", b"[]\n", b'{"name": 1}\n'])
+def test_a_damaged_journal_is_named_and_can_be_overwritten(test_sets, tmp_path, line):
+    pairs = find_pairs(test_sets / "DRS" / "heavy")
+    header = json.dumps({"settings": {}, "lpips": False, "pairs": sorted(pair.key for pair in pairs)}).encode()
+    (tmp_path / JOURNAL).write_bytes(header + b"\n" + line)
+    with pytest.raises(ValueError, match=f"{JOURNAL} is damaged"):
+        evaluate(None, pairs, tmp_path)
+    assert len(evaluate(None, pairs, tmp_path, overwrite=True).results) == len(pairs)
+
+
+def test_an_overwritten_report_leaves_no_sheets_behind(test_sets, tmp_path):
+    evaluate(median_filter, find_pairs(test_sets), tmp_path)
+    before = set((tmp_path / "sheets").iterdir())
+    evaluate(median_filter, find_pairs(test_sets / "DRS" / "heavy"), tmp_path, overwrite=True)
+    assert [sheet.name for sheet in (tmp_path / "sheets").iterdir()] == ["DRS-heavy.png"] and len(before) > 1
+
+
 def test_a_report_is_not_overwritten_unasked(test_sets, tmp_path):
     pairs = find_pairs(test_sets / "DRS" / "heavy")
     evaluate(None, pairs, tmp_path)

@@ -1,12 +1,15 @@
 """Every layout of data is found, named and read; what is wrong with one is said."""
 
+import io
 import os
 
 import datasets
 import numpy as np
+import pyarrow
 import pytest
 from evaluation.rainy_pictures import clean_picture, rainy_picture, write_pairs
 from PIL import Image
+from pyarrow import parquet
 
 from modeling_unirain.evaluation import find_pairs
 
@@ -177,6 +180,31 @@ def test_a_corpus_is_read_in_every_form(tmp_path, form):
     assert keys(pairs) == [("mine", "DRS", "p0"), ("mine", "DRD", "p1")]
     rainy, clean = pairs[1].read()
     assert (clean == np.asarray(clean_picture(1))).all() and (rainy != clean).any()
+
+
+def test_a_corpus_of_another_program_is_read_and_an_empty_cell_named(tmp_path):
+    """Plain structs of bytes and path, without what `datasets` notes beside them; 16-bit grey is not clipped."""
+    ramp = np.arange(48 * 64, dtype=np.uint16).reshape(48, 64) * 21
+    file = io.BytesIO()
+    Image.fromarray(ramp).save(file, "PNG")
+    cell = {"bytes": file.getvalue(), "path": None}
+    columns = {"input": [cell, cell], "target": [cell, None], "type": ["DRS", "DRS"]}
+    (tmp_path / "corpus").mkdir()
+    parquet.write_table(pyarrow.table(columns), tmp_path / "corpus" / "test.parquet")
+    first, second = find_pairs(tmp_path / "corpus")
+    rainy, clean = first.read()
+    assert (rainy == clean).all() and (clean == ((ramp.astype(int) + 128) // 257)[..., None]).all()
+    with pytest.raises(ValueError, match="row 1 of .*target is empty"):
+        second.read()
+
+
+def test_a_column_that_holds_no_pictures_is_named(tmp_path):
+    (tmp_path / "corpus").mkdir()
+    parquet.write_table(
+        pyarrow.table({"input": [1], "target": [2], "type": ["DRS"]}), tmp_path / "corpus/test.parquet"
+    )
+    with pytest.raises(ValueError, match="'input' of .* holds no pictures"):
+        find_pairs(tmp_path / "corpus")
 
 
 def test_a_corpus_written_anew_is_read_anew(tmp_path):
