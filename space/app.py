@@ -133,7 +133,7 @@ class Demo:
         return self.derainer.restore(picture, on_progress)
 
     def restore(self, path: str | Path, on_progress: Callable[[int, int], None] | None = None) -> Restored:
-        """Derain one file as the command line does: in its own format and depth, with its alpha and metadata."""
+        """Derain one file as the command line does: in its own format and depth, with its alpha, EXIF and colour profile."""
         started = time.perf_counter()
         path = Path(path)
         picture = open_image(path, max_pixels=MAX_MEGAPIXELS * 1_000_000)
