@@ -17,6 +17,7 @@ try:
     from modeling_unirain.training.arguments import Arguments, parse_arguments
     from modeling_unirain.training.data import DataConfig, RainDataset, ValidationConfig, ValidationSet
     from modeling_unirain.training.loop import Outcome, Trainer, build_accelerator, build_model, find_checkpoint
+    from modeling_unirain.training.pictures import SampleError
 except ModuleNotFoundError as error:
     sys.exit(f"train_unirain.py: training needs the package {error.name}: pip install -e '.[train]'")
 
@@ -56,5 +57,6 @@ if __name__ == "__main__":
     try:
         main(parse_arguments(sys.argv[1:]))
     except (ValueError, OSError) as error:
-        # Under a launcher every process comes here with the same sentence.
-        sys.exit(f"train_unirain.py: {error}" if os.environ.get("RANK", "0") == "0" else 1)
+        # Under a launcher every process comes here with the same sentence, save where one of them drew a bad sample.
+        alone = isinstance(error, SampleError) or os.environ.get("RANK", "0") == "0"
+        sys.exit(f"train_unirain.py: {error}" if alone else 1)

@@ -19,11 +19,10 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from modeling_unirain.images import read_rgb
+from modeling_unirain.images import pictures_below, read_rgb
 from modeling_unirain.sheets import comparison_sheet
 
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 SIDE = 64
 """Thumbnails have this many pixels along their longer side."""
 SCALES = (0.5, 0.7, 1.0, 1.4, 2.0)
@@ -34,15 +33,11 @@ CHUNK = 16
 """Training pictures at a time."""
 
 
-def pictures(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-
-
 def scenes(data: Path) -> tuple[list[Path], list[Path]]:
     """Clean pictures of the test sets; every picture a training run may see, the rainy twins left out."""
-    test = [path for path in pictures(data / "test") if path.parent.name in ("target", "pair")]
-    train = [path for path in pictures(data / "train") if path.parent.name == "target"]
-    return test, train + pictures(data / "clean")
+    test = [path for path in pictures_below(data / "test") if path.parent.name in ("target", "pair")]
+    train = [path for path in pictures_below(data / "train") if path.parent.name == "target"]
+    return test, train + pictures_below(data / "clean")
 
 
 def thumbnail(path: Path) -> Tensor:

@@ -143,7 +143,7 @@ def data_list(data: dict[str, Any]) -> str:
     lines = []
     for source in data["sources"]:
         places = [source.get("root"), source.get("path")]
-        for group in ("day", "night", "streaks"):  # a list, or a single place
+        for group in ("day", "night", "streaks", "backgrounds"):  # a list, or a single place
             there = source.get(group, [])
             places += there if isinstance(there, list) else [there]
         names = ", ".join(Path(str(place)).name for place in places if place is not None)

@@ -8,6 +8,7 @@ change nothing. Read it in order: the order is already mixed, and in order every
 """
 
 import logging
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -55,8 +56,8 @@ class DataConfig:
     sampling: str = "balanced"
     """`"balanced"`: every type by its share. `"natural"`: sources by weight, types as a source has them."""
     type_shares: dict[str, float] | None = None
-    """Each type's share of the samples under balanced sampling, relative to the others, and of the objective (see
-    `MultiObjectiveReweighting`). Default: equal, as in the paper."""
+    """Each type's share of the samples under balanced sampling, relative to the others, and thereby of the objective (see
+    `per_sample` of `MultiObjectiveReweighting`). Default: equal, as in the paper."""
     cache_gib: float = 4.0
     """Memory for decoded pictures per process, shared by its workers."""
     verify_images: bool = True
@@ -75,15 +76,15 @@ class DataConfig:
         for name in ("patch_size", "samples_per_epoch"):
             if getattr(self, name) < 1:
                 raise DataError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        if self.cache_gib < 0:
-            raise DataError(f"cache_gib must not be negative, got {self.cache_gib}.")
+        if not 0 <= self.cache_gib < math.inf:
+            raise DataError(f"cache_gib must be a number of at least 0, got {self.cache_gib}.")
 
     def _check_shares(self) -> None:
         if self.sampling != "balanced":
             raise DataError(
                 "type_shares needs balanced sampling; natural sampling takes the types as the sources have them."
             )
-        if set(self.type_shares) != set(map(str, self.types)):
+        if not isinstance(self.type_shares, dict) or set(self.type_shares) != set(map(str, self.types)):
             raise DataError(f"type_shares must name every type once: {', '.join(map(str, self.types))}.")
         for name, share in self.type_shares.items():
             if not isinstance(share, (int, float)) or not share > 0:
@@ -101,7 +102,8 @@ class ValidationConfig:
 
     sources: list[Source]
     samples_per_type: int | None = 16
-    """Pairs of each type from every source, spread evenly over it; null takes all pairs and renders every photograph once."""
+    """Pairs of each type from every source, spread evenly over it; null takes all pairs, and renders as many
+    pictures of a type as there are photographs."""
     crop_size: int | None = 256
     """Side of the centre crop in pixels; a smaller picture keeps its size. null takes whole pictures."""
     size_divisor: int = 8
@@ -175,10 +177,9 @@ class RainDataset(Dataset):
         sizes = self.store.inspect(decode=config.verify_images)
         for reader in readers:
             reader.settle(sizes, config.skip_unreadable)
-        shares = config.type_shares or {}
-        self.type_shares = [shares.get(name, 1.0) for name in self.types]
+        shares = [(config.type_shares or {}).get(name, 1.0) for name in self.types]
         self._lanes = self._lay_lanes(readers)
-        self._turns = _Schedule(self.type_shares if len(self._lanes) > 1 else [1.0])
+        self._turns = _Schedule(shares if len(self._lanes) > 1 else [1.0])
         self._schedules = [_Schedule([lane.weight for lane in lanes]) for lanes in self._lanes]
 
     def _lay_lanes(self, readers: list) -> list[list[_Lane]]:

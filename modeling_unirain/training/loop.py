@@ -47,6 +47,7 @@ from .checkpoints import Checkpoints
 from .data import DataError, RainDataset
 from .losses import sample_losses
 from .objective import MultiObjectiveReweighting, ObjectiveOutput
+from .pictures import SampleError
 from .routers import spread_routers
 from .run_log import RunLog, check_trackers
 from .validation import ValidationInterrupted, ValidationResult, validate
@@ -85,6 +86,8 @@ class Progress:
     """Step of the last validation round."""
     best: dict[str, Any] | None = None
     """The best validation round so far, see `ValidationResult.as_dict`."""
+    last: dict[str, Any] | None = None
+    """The last validation round."""
     seconds: float = 0.0
     """Time spent training, over all parts of the run."""
     num_processes: int = 1
@@ -259,7 +262,9 @@ class Trainer:
         )
         self.model, self.optimizer = accelerator.prepare(model.train(), optimizer)
         self.objective = MultiObjectiveReweighting(
-            training_set.types, **arguments.objective.as_options(), shares=training_set.type_shares
+            training_set.types,
+            **arguments.objective.as_options(),
+            per_sample=training_set.config.type_shares is not None,
         )
         self.progress = Progress(num_processes=accelerator.num_processes)
         # The scheduler is not `prepare`d: Accelerate would advance it once a process, and a step is a step here.
@@ -357,7 +362,8 @@ class Trainer:
     def _first_images(self) -> Tensor:
         """Enough training samples to know how features vary; every process takes the same."""
         self.training_set.config = replace(self.training_set.config, patch_size=self.arguments.phase_at(0).patch_size)
-        return torch.stack([self.training_set[number]["pixel_values"] for number in range(ROUTED_SAMPLES)])
+        samples = NumberedSamples(self.training_set)
+        return torch.stack([samples[number]["pixel_values"] for number in range(ROUTED_SAMPLES)])
 
     def _batches(self) -> Iterator[tuple[list[dict[str, Any]], float]]:
         """The batches of each optimizer step, and the seconds spent waiting for them."""
@@ -385,7 +391,7 @@ class Trainer:
             traceback.clear_frames(error.__traceback__.tb_next)  # they hold the stream, and with it its workers
             del stream
             if isinstance(error, DataError):  # of a worker, whose own traceback is in the message
-                raise DataError(str(error).strip().rsplit("DataError: ", 1)[-1]) from None
+                raise SampleError(str(error).strip().rsplit("DataError: ", 1)[-1]) from None
             raise
 
     def _loader(self, batch_size: int) -> DataLoader:
@@ -511,6 +517,12 @@ class Trainer:
         if not scheduled or self.progress.validated_step == step:
             return False
         result = self._validate()
+        if self.progress.last is not None and not result.is_of_the_pictures_of(self.progress.last):
+            logger.warning(
+                f"The validation pictures are others than at step {self.progress.last['step']}: the objective begins anew."
+            )
+            self.objective.restart()
+        self.progress.last = result.as_dict()
         report = self.objective.update(result.losses())
         self.progress.validated_step = step
         self.log.validation(step, {**result.as_dict(), "objective": vars(report)}, result.scalars() | report.scalars())

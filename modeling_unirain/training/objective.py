@@ -206,9 +206,9 @@ class MultiObjectiveReweighting(nn.Module):
         warmup_rounds (`int`): rounds with equal weights.
         denominator (`str`): see `adaptivity_factor`.
         min_weight (`float`, *optional*): see `type_weights`. Default 0, and 0.1 for `mode="released"`.
-        shares (`list[float]`, *optional*): how much each type counts beside its weight, relative to the others; not in
-            the paper, where all count alike. For types that hold unequally much to learn: streaks by day come in far more
-            kinds than any other rain.
+        per_sample (`bool`): whether the weights are those of samples instead of types' means (see `forward`), so that a type
+            counts as often as it is drawn beside its weight; not in the paper, where all types count alike. For types
+            that hold unequally much to learn: streaks by day come in far more kinds than any other rain.
         mode (`str`): `"unirain"`, the equations; `"fixed"`, equal weights throughout; `"released"`, what the authors'
             train.py computes instead of their equations, for comparison: losses not normalised; AF from the slope of
             the largest loss over N rounds without `t *` and `min`; two more softmaxes over the weights and
@@ -225,7 +225,7 @@ class MultiObjectiveReweighting(nn.Module):
         denominator: str = "abs",
         min_weight: float | None = None,
         mode: str = "unirain",
-        shares: list[float] | None = None,
+        per_sample: bool = False,
     ):
         super().__init__()
         _check_choice("mode", mode, MODES)
@@ -249,9 +249,7 @@ class MultiObjectiveReweighting(nn.Module):
         self.denominator = denominator
         self.min_weight = min_weight
         self.mode = mode
-        self.shares = torch.tensor(shares or [1.0] * len(types), dtype=torch.float64)
-        if self.shares.shape != (len(types),) or not (self.shares > 0).all():
-            raise ValueError(f"shares must hold a positive number for each of {len(types)} types, got {shares}.")
+        self.per_sample = per_sample
         equal = torch.full((len(types),), 1 / len(types), dtype=torch.float64)
         self.register_buffer("weights", equal)
         self.register_buffer("history", torch.empty(0, len(types), dtype=torch.float64))
@@ -261,10 +259,13 @@ class MultiObjectiveReweighting(nn.Module):
         """Weighs one batch.
 
         The loss is `K / n * sum_i omega_i * l_i` over the n types present in the batch, l_i the mean over that type's
-        samples (with unequal `shares` s, `K * sum_i s_i omega_i l_i / sum_i s_i`). With all K present it is the paper's sum;
-        with equal weights it is always the plain mean over the types present. The factor K / n keeps the scale when a small
-        batch lacks a type; it does not touch the proportions (renormalising the weights of those present would: a batch of
-        one would then ignore its weight altogether).
+        samples. With all K present it is the paper's sum; with equal weights it is always the plain mean over the types
+        present. The factor K / n keeps the scale when a small batch lacks a type; it does not touch the proportions
+        (renormalising the weights of those present would: a batch of one would then ignore its weight altogether).
+
+        `per_sample` it is `K / B * sum_b omega_type(b) * l_b` over the B samples, with equal weights their plain mean. A type
+        that is drawn rarely then has its share of the gradients over time whatever the batches' size, which means of
+        types would give to the others in every batch that lacks it.
 
         Under several processes the sums and counts are reduced first: l_i is the mean over the *global* batch, and n counts
         the types there. The value returned is the global loss; its gradient is that of this rank's part times the
@@ -293,9 +294,10 @@ class MultiObjectiveReweighting(nn.Module):
         weights = self.weights.to(losses)
         if self.mode == "released":
             factors = weights * global_counts / global_counts.sum()
+        elif self.per_sample:
+            factors = weights * len(self.types) * global_counts / global_counts.sum()
         else:
-            shares = self.shares.to(losses)
-            factors = weights * len(self.types) * shares / shares[present].sum()
+            factors = weights * len(self.types) / present.sum()
         factors = factors / global_counts.clamp(min=1)
         loss = (factors * sums).sum() * world_size
         if world_size > 1:
@@ -352,6 +354,11 @@ class MultiObjectiveReweighting(nn.Module):
             weight=self._named(self.weights),
             adaptivity_factor=adaptivity.item(),
         )
+
+    def restart(self) -> None:
+        """Forgets every round: losses on other validation pictures say nothing about how training goes on these."""
+        self.history = self.history[:0]
+        self.weights = torch.full_like(self.weights, 1 / len(self.types))
 
     def _adaptivity(self, slopes: Tensor) -> Tensor:
         if self.mode == "released":

@@ -4,6 +4,8 @@ import io
 import mmap
 import multiprocessing
 import os
+from array import array
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
@@ -25,6 +27,10 @@ class DataError(ValueError):
     """Data that cannot be trained on, in one sentence: what, which file, what to do."""
 
 
+class SampleError(DataError):
+    """The same, met while training: by one process alone."""
+
+
 @dataclass(frozen=True)
 class CorpusPicture:
     """One picture of a corpus that is read by row."""
@@ -41,6 +47,25 @@ class CorpusPicture:
         return encoded(self.corpus[self.row][self.column])
 
 
+class PackedTexts:
+    """A list of texts in one buffer. Two million objects would be copied into every worker that has been forked: reading one
+    counts a reference, which writes to its page."""
+
+    def __init__(self):
+        self._bytes = bytearray()
+        self._ends = array("q", [0])
+
+    def append(self, text: str) -> None:
+        self._bytes += os.fsencode(text)
+        self._ends.append(len(self._bytes))
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, number: int) -> str:
+        return os.fsdecode(bytes(self._bytes[self._ends[number] : self._ends[number + 1]]))
+
+
 class PictureStore:
     """All pictures of a data set by number, decoded on first use and kept as uint8 while there is room.
 
@@ -51,30 +76,53 @@ class PictureStore:
 
     def __init__(self, budget: int):
         self.budget = budget
-        self._pictures: list[Path | CorpusPicture] = []
-        self._numbers: dict[Path, int] = {}
+        self._paths = PackedTexts()
+        self._columns: list[tuple[object, str, str]] = []  # corpus, column, label
+        self._places = array("i")  # of each picture: number of its column, or -1 for a path
+        self._rows = array("q")  # of each picture: number of its row, or of its path
+        self._numbers: dict[str, int] = {}
         self._memory = None
 
-    def add(self, picture: Path | CorpusPicture) -> int:
+    def add(self, path: Path) -> int:
         """The picture's number; a path that several sources read has one."""
-        number = len(self._pictures)
-        if isinstance(picture, Path):
-            number = self._numbers.setdefault(picture, number)
-        if number == len(self._pictures):
-            self._pictures.append(picture)
+        number = self._numbers.setdefault(str(path), len(self))
+        if number == len(self):
+            self._places.append(-1)
+            self._rows.append(len(self._paths))
+            self._paths.append(str(path))
         return number
 
+    def add_rows(self, corpus, rows: Sequence[int], columns: Sequence[str], label: str) -> np.ndarray:
+        """Numbers `(rows, columns)` of the pictures in some rows of a corpus, whose `label` messages name."""
+        first, places = len(self), range(len(self._columns), len(self._columns) + len(columns))
+        self._columns += [(corpus, column, label) for column in columns]
+        self._places.extend(array("i", places) * len(rows))
+        self._rows.extend(np.repeat(np.asarray(rows, np.int64), len(columns)).tolist())
+        return np.arange(first, len(self)).reshape(len(rows), len(columns))
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, number: int) -> Path | CorpusPicture:
+        place, row = self._places[number], self._rows[number]
+        if place < 0:
+            return Path(self._paths[row])
+        corpus, column, label = self._columns[place]
+        return CorpusPicture(corpus, row, column, label)
+
     def name(self, number: int) -> str:
-        return str(self._pictures[number])
+        return str(self[number])
 
     def inspect(self, decode: bool) -> list[tuple[int, int] | str]:
-        """(height, width) of every picture, or why it cannot be read; `decode` reads all of it and warms the cache."""
+        """(height, width) of every picture, or why it cannot be read; `decode` reads all of it and warms the cache. No picture
+        can be added afterwards."""
+        self._numbers.clear()
         sizes = self._in_threads(self._header_size, "Looking at pictures")
         self._allocate(sum(size[0] * size[1] * 3 for size in sizes if not isinstance(size, str)))
         return self._in_threads(self._decoded_size, "Checking pictures") if decode else sizes
 
     def _in_threads(self, task, title: str) -> list:
-        numbers = range(len(self._pictures))
+        numbers = range(len(self))
         with ThreadPoolExecutor(os.cpu_count()) as threads:
             blocks = (numbers[start : start + BLOCK] for start in range(0, len(numbers), BLOCK))
             results = chain.from_iterable(threads.map(task, block) for block in blocks)
@@ -113,12 +161,12 @@ class PictureStore:
             return
         self._lock = multiprocessing.Lock()
         self._memory = mmap.mmap(-1, size)
-        count = len(self._pictures)
+        count = len(self)
         table = np.frombuffer(mmap.mmap(-1, 8 * (3 * count + 1)), np.int64)
         self._used, self._entries = table[:1], table[1:].reshape(count, 3)
 
     def _decode(self, number: int) -> np.ndarray:
-        picture = self._pictures[number]
+        picture = self[number]
         if isinstance(picture, Path):
             return _read_file(picture)
         return decode(picture.open(), str(picture))
@@ -130,7 +178,7 @@ class PictureStore:
             return str(error)
 
     def _header_size(self, number: int) -> tuple[int, int] | str:
-        picture = self._pictures[number]
+        picture = self[number]
         try:
             with Image.open(picture if isinstance(picture, Path) else picture.open()) as image:
                 tagged = image.format != "PNG" or "exif" in image.info  # without, Pillow searches a PNG to its end
@@ -140,7 +188,8 @@ class PictureStore:
             return self._decoded_size(number)
 
     def __getstate__(self):
-        return {"budget": self.budget, "_pictures": self._pictures, "_numbers": self._numbers, "_memory": None}
+        kept = ("budget", "_paths", "_columns", "_places", "_rows", "_numbers")
+        return {name: getattr(self, name) for name in kept} | {"_memory": None}
 
 
 def _read_file(path: Path) -> np.ndarray:

@@ -16,7 +16,7 @@ from ..images import EXTENSIONS, is_called_a_picture
 from ..rain import MIN_SIDE, apply_grade, draw_grade, render_rain
 from ..types import RainType
 from .crops import crop_window, pad_to, random_patch
-from .pictures import CorpusPicture, DataError, PictureStore, decode, encoded
+from .pictures import DataError, PictureStore, decode, encoded
 from .sources import CleanSource, CorpusSource, PairedSource, Source
 from .transfer import lay_rain, tone_curve
 
@@ -54,7 +54,7 @@ class Pairs:
     def __init__(
         self,
         label: str,
-        pairs: dict[str, list[tuple[int, int]]],
+        pairs: dict[str, np.ndarray],  # of each type, (pairs, 2): numbers of inputs and targets
         store: PictureStore,
         source: PairedSource | CorpusSource,
     ):
@@ -70,12 +70,9 @@ class Pairs:
 
     def settle(self, sizes: list[tuple[int, int] | str], skip_unreadable: bool) -> None:
         """Takes what the inspection of the store found: drops or reports unreadable pictures and unequal pairs."""
-        for name in list(self.pairs):
-            self.pairs[name] = [
-                pair
-                for pair in self.pairs[name]
-                if all([_is_readable(sizes[number], skip_unreadable) for number in pair])
-            ]
+        for name, pairs in self.pairs.items():
+            readable = [all([_is_readable(sizes[number], skip_unreadable) for number in pair]) for pair in pairs]
+            self.pairs[name] = pairs[np.asarray(readable, bool)]
         unequal = [p for pairs in self.pairs.values() for p in pairs if sizes[p[0]] != sizes[p[1]]]
         if unequal:
             shown = "; ".join(
@@ -97,9 +94,11 @@ class Pairs:
             sample.rainy = _grade(sample.rainy, rng)
         return sample
 
-    def _transfer(self, sample: Sample, pairs: list, curve: np.ndarray, rng: np.random.Generator, size: int) -> Sample:
+    def _transfer(
+        self, sample: Sample, pairs: np.ndarray, curve: np.ndarray, rng: np.random.Generator, size: int
+    ) -> Sample:
         other = rng.integers(len(pairs) + len(self.backgrounds))
-        photograph = pairs[other][1] if other < len(pairs) else self.backgrounds[other - len(pairs)]
+        photograph = pairs[other, 1] if other < len(pairs) else self.backgrounds[other - len(pairs)]
         background = random_patch(self.store.read(photograph), size, 1.0, rng)
         rainy = lay_rain(sample.rainy, sample.clean, background, curve, rng.uniform(*TRANSFER_STRENGTH))
         return Sample(rainy, background, sample.name)
@@ -195,6 +194,12 @@ class CleanPhotographs:
         self.day = [number for number in self.day if _is_readable(sizes[number], skip_unreadable)]
         self.night = [number for number in self.night if _is_readable(sizes[number], skip_unreadable)]
         self.streaks = [number for number in self.streaks if _is_readable(sizes[number], skip_unreadable)]
+        for number in self.streaks:
+            if min(sizes[number]) < MIN_SIDE:
+                size = _dimensions(sizes[number])
+                raise DataError(
+                    f"{self.store.name(number)} is {size}: a layer of streaks needs at least {MIN_SIDE} pixels a side."
+                )
         for name in self.types:
             if not self.day and not (name in NIGHT_TYPES and self.night):
                 raise DataError(f"{self.label}: no photograph by day is left to render {name} over.")
@@ -255,7 +260,7 @@ def build_reader(source: Source, types: list[str], store: PictureStore) -> Reade
     return Pairs(label, pairs, store, source)
 
 
-def _find_pairs(source: PairedSource, types: list[str], store: PictureStore) -> dict[str, list[tuple[int, int]]]:
+def _find_pairs(source: PairedSource, types: list[str], store: PictureStore) -> dict[str, np.ndarray]:
     if not source.root.is_dir():
         raise DataError(f"{source.root} is not a folder.")
     inputs_of = {folder.name: _folders_called_input(folder) for folder in sorted(source.root.iterdir())}
@@ -278,7 +283,7 @@ def _find_pairs(source: PairedSource, types: list[str], store: PictureStore) -> 
                 kept.append((store.add(rainy), store.add(clean)))
         if not kept:
             raise DataError(f"leave_out leaves no pair of {source.root / name}.")
-        found[name] = kept
+        found[name] = np.asarray(kept)
     if unused:
         raise DataError(
             f"There is no pair {min(unused)!r} to leave out below {source.root}: a pair is named <TYPE>/<NAME>/<stem>, "
@@ -398,7 +403,7 @@ def _type_of(value, names: list[str] | None) -> str | None:
     return str(value) if names is None else names[value]
 
 
-def _index_corpus(source: CorpusSource, types: list[str], store: PictureStore) -> dict[str, list[tuple[int, int]]]:
+def _index_corpus(source: CorpusSource, types: list[str], store: PictureStore) -> dict[str, np.ndarray]:
     corpus, names = _open_corpus(source)
     label = f"{source.path} ({source.split})"
     row_types = [_type_of(value, names) for value in corpus["type"]]
@@ -407,14 +412,13 @@ def _index_corpus(source: CorpusSource, types: list[str], store: PictureStore) -
             f"The corpus {label} holds pairs without a type: list the types to train on under the source's types."
         )
     selected = _select_types(sorted({name for name in row_types if name is not None}), source.types, types, label)
-    found = {name: [] for name in selected}
-    for row, name in enumerate(row_types):
-        if name in found:
-            rainy, clean = (store.add(CorpusPicture(corpus, row, column, label)) for column in ("input", "target"))
-            found[name].append((rainy, clean))
-    if not found:
+    if not selected:
         raise DataError(f"The corpus {label} is empty.")
-    return found
+    rows_of = {name: [] for name in selected}
+    for row, name in enumerate(row_types):
+        if name in rows_of:
+            rows_of[name].append(row)
+    return {name: store.add_rows(corpus, rows, ("input", "target"), label) for name, rows in rows_of.items()}
 
 
 def _is_readable(size: tuple[int, int] | str, skip_unreadable: bool) -> bool:

@@ -36,9 +36,10 @@ class PairedSource:
     """Probability that a tone curve is laid over the rainy picture (`rain.grading`), as a third of Rain800 has one. In training only."""
 
     def __post_init__(self):
-        (self.root,) = _as_paths("root", self.root) or [None]
-        if self.root is None:
-            raise DataError("The root of a paired source must be a folder, got None.")
+        roots = _as_paths("root", self.root)
+        if len(roots) != 1:
+            raise DataError(f"The root of a paired source must be one folder, got {self.root!r}.")
+        (self.root,) = roots
         self.leave_out = [str(name) for name in _as_list(self.leave_out)]
         _check_source(self)
         _check_changes(self, self.root)
@@ -158,7 +159,7 @@ def as_sources(sources: list) -> list[Source]:
 def _as_source(source: "Source | dict", where: str) -> Source:
     if isinstance(source, Source):
         return source
-    if not isinstance(source, dict) or source.get("kind") not in SOURCE_KINDS:
+    if not isinstance(source, dict) or source.get("kind") not in list(SOURCE_KINDS):
         raise DataError(f"{where} needs a kind: one of {', '.join(SOURCE_KINDS)}.")
     cls = SOURCE_KINDS[source["kind"]]
     values = {key: value for key, value in source.items() if key != "kind"}
@@ -210,5 +211,6 @@ def _check_styles(styles: dict[str, float]) -> None:
 
 
 def check_types(types: list[str]) -> None:
-    if not isinstance(types, list) or not types or len(set(types)) != len(types):
+    named = isinstance(types, list) and types and all(isinstance(name, str) for name in types)
+    if not named or len(set(types)) != len(types):
         raise DataError(f"types must be a list of different names, got {types!r}.")

@@ -1,6 +1,7 @@
 """Data: what a sample depends on, how samples are dealt, that crops stay aligned, and what bad data is told."""
 
 import logging
+import math
 import pickle
 import subprocess
 import sys
@@ -236,7 +237,6 @@ def test_type_shares_are_kept_in_every_batch(tmp_path):
     dataset = RainDataset(config(PairedSource(tmp_path), types=["snow", "DRS"], type_shares=shares))
     drawn = [sample["rain_type"] for sample in read_all(dataset)]
     assert [sum(drawn[start : start + 4]) for start in range(0, 24, 4)] == [3] * 6
-    assert dataset.type_shares == [1, 3]
 
 
 def test_natural_sampling_follows_weights_and_counts(tmp_path):
@@ -471,6 +471,12 @@ def test_streak_layers_of_a_folder_are_used_in_some_samples(photographs, tmp_pat
     assert all(torch.equal(a["labels"], b["labels"]) for a, b in zip(*samples, strict=True))
 
 
+def test_a_streak_layer_that_is_too_small_is_named(photographs, tmp_path):
+    layer = write(tmp_path / "streaks/0.png", np.zeros((7, 64, 3), np.uint8))
+    with pytest.raises(DataError, match="0.png is 64 x 7: a layer of streaks needs at least 8"):
+        RainDataset(config(CleanSource(day=[photographs / "day"], streaks=[layer.parent])))
+
+
 # ---- Memory
 
 
@@ -614,7 +620,10 @@ def test_corpora_that_cannot_be_used(tmp_path):
         ({"sources": [{"kind": "clean", "days": "."}]}, r"Unknown key 'days' in source 1 \(clean\); the keys are day"),
         ({"sources": [{"kind": "paired"}]}, r"'root' is missing in source 1 \(paired\)"),
         ({"sources": [{"root": "."}]}, "source 1 needs a kind: one of paired, corpus, clean"),
-        ({"sources": [{"kind": "paired", "root": None}]}, "root of a paired source must be a folder, got None"),
+        ({"sources": [{"kind": "paired", "root": None}]}, "root of a paired source must be one folder, got None"),
+        ({"sources": [{"kind": "paired", "root": ["a", "b"]}]}, "must be one folder, got .'a', 'b'"),
+        ({"sources": [{"kind": ["paired"], "root": "."}]}, "source 1 needs a kind"),
+        ({"sources": [{"kind": "paired", "root": "."}], "cache_gib": math.inf}, "cache_gib must be a number"),
         ({"sources": [{"kind": "clean", "day": None}]}, "folders of photographs under day, night or both"),
         ({"sources": [{"kind": "clean", "day": [7]}]}, r"day must be a path or a list of paths, got \[7\]"),
         ({"sources": []}, "at least one source"),
@@ -623,6 +632,8 @@ def test_corpora_that_cannot_be_used(tmp_path):
         ({"sources": [{"kind": "paired", "root": "."}], "patch_size": 0}, "patch_size must be at least 1"),
         ({"sources": [{"kind": "paired", "root": "."}], "sampling": "even"}, "sampling must be one of"),
         ({"sources": [{"kind": "paired", "root": "."}], "types": ["a", "a"]}, "different names"),
+        ({"sources": [{"kind": "paired", "root": "."}], "types": [["a"]]}, "different names"),
+        ({"sources": [{"kind": "paired", "root": "."}], "type_shares": ["DRS"]}, "must name every type once"),
         (
             {"sources": [{"kind": "paired", "root": "."}], "type_shares": {"DRS": 1}},
             "must name every type once: DRS, DRD",

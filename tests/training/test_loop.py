@@ -25,7 +25,7 @@ from modeling_unirain.training import loop
 from modeling_unirain.training.arguments import parse_arguments
 from modeling_unirain.training.averaging import AveragedWeights
 from modeling_unirain.training.checkpoints import Checkpoints
-from modeling_unirain.training.loop import BatchNumbers, NonFiniteError
+from modeling_unirain.training.loop import ROUTED_SAMPLES, BatchNumbers, NonFiniteError
 from train_unirain import main
 
 
@@ -288,6 +288,9 @@ def test_a_best_round_on_another_validation_set_no_longer_counts(tmp_path, caplo
     with caplog.at_level("WARNING"):
         longer = main(tiny_arguments(tmp_path, "--resume_from", "last", **further))
     assert f"best round so far, of step {easier['step']}, no longer counts" in caplog.text
+    assert "validation pictures are others than at step 6: the objective begins anew" in caplog.text
+    rounds = [row["objective"]["round"] for row in read(tmp_path / "run" / "validation_log.jsonl")]
+    assert rounds == [1, 2, 3, 4, 1, 2]
     best = json.loads((tmp_path / "run" / "best.json").read_text())
     assert longer.results == best and best["step"] in (8, 9) and best["psnr"] < easier["psnr"] - 2
     exported = load_file(tmp_path / "run" / "export" / "model.safetensors")
@@ -300,6 +303,7 @@ def test_a_best_round_on_another_validation_set_no_longer_counts(tmp_path, caplo
     with caplog.at_level("WARNING"):
         main(tiny_arguments(tmp_path, "--resume_from", "last", **further | elsewhere | {"max_steps": 10}))
     assert "`validation` is now" in caplog.text and "no longer counts" not in caplog.text
+    assert "begins anew" not in caplog.text
 
 
 def test_resuming_a_finished_run_only_exports_again(tmp_path):
@@ -417,6 +421,12 @@ def test_a_picture_that_a_worker_cannot_read_is_named_in_one_sentence(tmp_path):
     assert "\n" not in str(error.value) and "Traceback" not in str(error.value)
     # With the error, and all its frames, still held: Python waits for its children before it exits.
     assert not multiprocessing.active_children()
+
+
+def test_routers_are_spread_whatever_the_length_of_an_epoch(tmp_path):
+    arguments = tiny_arguments(tmp_path, max_steps=3, router_deviation=0.5)
+    assert arguments.data["samples_per_epoch"] < ROUTED_SAMPLES
+    assert main(arguments).status == "finished"
 
 
 def test_a_worker_that_lost_its_loop_ends_after_sigterm():

@@ -191,16 +191,18 @@ def test_absent_type_keeps_scale_and_proportion():
     assert alone == pytest.approx([1.5, 0.9, 0.6])  # a batch of one still feels its weight
 
 
-def test_shares_scale_the_types_terms():
-    objective = MultiObjectiveReweighting(TYPES, shares=[5, 3, 2, 2])
+@pytest.mark.parametrize("batch_size", [1, 3, 4, 8])
+def test_per_sample_a_type_counts_as_often_as_it_is_drawn(batch_size):
+    """Over the batches of one order of samples, whatever their size."""
+    objective = MultiObjectiveReweighting(TYPES, per_sample=True)
     objective.weights = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
-    losses, ids = torch.tensor([1.0, 3.0, 5.0, 7.0, 11.0]), torch.tensor([0, 0, 1, 2, 3])
-    by_hand = 4 * (5 * 0.1 * 2 + 3 * 0.2 * 5 + 2 * 0.3 * 7 + 2 * 0.4 * 11) / 12
-    assert objective(losses, ids).loss.item() == pytest.approx(by_hand)
-    without_drops = 4 * (5 * 0.1 * 2 + 2 * 0.3 * 7) / 7
-    assert objective(losses[[0, 1, 3]], ids[[0, 1, 3]]).loss.item() == pytest.approx(without_drops)
-    with pytest.raises(ValueError, match="positive number for each of 4 types"):
-        MultiObjectiveReweighting(TYPES, shares=[1, 2])
+    counts = torch.tensor([11, 6, 5, 2])
+    ids = torch.arange(4).repeat_interleave(counts)[torch.randperm(24, generator=torch.Generator().manual_seed(0))]
+    losses = torch.ones(24, requires_grad=True)
+    batches = torch.arange(24).split(batch_size)
+    torch.stack([objective(losses[batch], ids[batch]).loss for batch in batches]).mean().backward()
+    gradients = torch.zeros(4).index_add(0, ids, losses.grad)
+    assert gradients.tolist() == pytest.approx((4 * objective.weights * counts / 24).tolist())
 
 
 def test_three_invented_types():

@@ -1,12 +1,14 @@
 """The store of pictures: what it is told of bad ones, and that its own bookkeeping stays small."""
 
+import os
+import pickle
 import tracemalloc
 from pathlib import Path
 
 import pytest
 
 from modeling_unirain.training.data import CorpusSource, DataConfig, DataError, RainDataset
-from modeling_unirain.training.pictures import PictureStore
+from modeling_unirain.training.pictures import CorpusPicture, PictureStore
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -27,6 +29,29 @@ def test_a_file_that_several_sources_read_is_kept_once():
     store = PictureStore(0)
     assert [store.add(Path(name)) for name in ("a.png", "b.png", "a.png", "c.png")] == [0, 1, 0, 2]
     assert [store.name(number) for number in range(3)] == ["a.png", "b.png", "c.png"]
+
+
+def test_pictures_are_numbered_across_files_and_corpora_and_travel():
+    store = PictureStore(0)
+    assert store.add(Path(os.fsdecode(b"caf\xe9.png"))) == 0
+    assert store.add_rows("a", [3, 5], ("input", "target"), "corpus a").tolist() == [[1, 2], [3, 4]]
+    assert store.add(Path("b.png")) == 5
+    assert store.add_rows("c", [0], ("input", "target"), "corpus c").tolist() == [[6, 7]]
+    for there in (store, pickle.loads(pickle.dumps(store))):
+        assert there[0] == Path(os.fsdecode(b"caf\xe9.png")) and there[5] == Path("b.png")
+        assert there[4] == CorpusPicture("a", 5, "target", "corpus a")
+        assert there[6] == CorpusPicture("c", 0, "input", "corpus c") and len(there) == 8
+
+
+def test_what_a_store_notes_of_a_picture_is_small():
+    store, count = PictureStore(0), 20_000
+    tracemalloc.start()
+    for number in range(count):
+        store.add(Path(f"/a/folder/of/pictures/input/{number:08}.png"))
+    store._numbers.clear()
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 80 * count  # as a list of paths 400
 
 
 def test_few_pictures_wait_for_a_thread_at_a_time():

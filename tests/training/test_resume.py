@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from training_runs import logged, losses, tiny_arguments, write_recipe
 
+from modeling_unirain.training.data import DataConfig, RainDataset
 from train_unirain import main
 
 
@@ -53,6 +55,21 @@ def kill_at(process: subprocess.Popen, output_dir: Path, step: int) -> None:
 
 def weights(output_dir: Path) -> bytes:
     return (output_dir / "export" / "model.safetensors").read_bytes()
+
+
+def test_a_picture_that_one_process_alone_cannot_read_is_named(tmp_path):
+    recipe = write_recipe(tmp_path, batch_size=2)
+    settings = yaml.safe_load(recipe.read_text())
+    settings["data"] |= {"verify_images": False, "sources": settings["data"]["sources"][:1]}
+    settings["validation"]["sources"][0] |= {"types": ["DRS"]}
+    recipe.write_text(yaml.safe_dump(settings))
+    order = RainDataset(DataConfig.from_dict(settings["data"]), 0)
+    broken = Path(order[1]["name"])  # of the first batch's two samples the other process's; its type is not validated
+    broken.write_bytes(broken.read_bytes()[:200])
+    process = start(TWO, "--recipe", str(recipe), "--seed", "0")
+    output, _ = process.communicate()
+    assert process.returncode == 1
+    assert f"train_unirain.py: {broken} is damaged" in output
 
 
 def test_a_killed_run_resumes_bit_for_bit_with_one_process(tmp_path):
