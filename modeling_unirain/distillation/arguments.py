@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
+import torch
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
@@ -110,6 +111,12 @@ class BackendArguments:
             raise ValueError(f"--preset is {' or '.join(PRESETS)}, not '{self.preset}'")
         if self.concurrency < 1:
             raise ValueError(f"--concurrency must be at least 1, not {self.concurrency}")
+        if self.device is not None:
+            try:
+                torch.empty(0, device=self.device)
+            except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch's own, differing by device
+                reason = str(error).splitlines()[0]
+                raise ValueError(f"the device {self.device} cannot be used here: {reason}") from error
         if self.prompt_file is not None and not Path(self.prompt_file).is_file():
             raise ValueError(f"there is no prompt file {self.prompt_file}")
 

@@ -67,6 +67,9 @@ logger = logging.getLogger(__name__)
 
 UNREADABLE = "unreadable"
 UNEQUAL = "unequal size"
+TOO_SMALL = "too small"
+MIN_SIDE = 32
+"""Pixels. What captions and features measure of rain needs as many; the local judges abstain below 96."""
 DUPLICATE = "duplicate"
 BYTES_PER_PAIR = 40_000
 """Of the work folder per candidate, generously: 21 kB measured with the local preset, most of it the thumbnail, to which
@@ -317,7 +320,7 @@ class Distillation:
     def describe(self, kind: str, listing: Listing) -> Described:
         """Inspect, caption and embed every picture of a listing."""
         backends, shards = self.backends, listing.store.num_shards
-        inspected = ShardStore(self.work_dir, f"{kind}-inspect", stage_key("inspect", listing.store.key), shards)
+        inspected = ShardStore(self.work_dir, f"{kind}-inspect", stage_key("inspect 2", listing.store.key), shards)
         captioned = ShardStore(
             self.work_dir,
             f"{kind}-caption",
@@ -407,7 +410,7 @@ class Distillation:
         """S(q) of every candidate, with the scores of the three levels for all of C2."""
         settings = self.arguments.retrieval_settings
         # K3 is not in the key: the table holds all of C2, and S(q) is its beginning.
-        key = stage_key("retrieve", candidates.embedded.key, index.key, settings.k1, settings.k2)
+        key = stage_key("retrieve 2", candidates.embedded.key, index.key, settings.k1, settings.k2)
         store = ShardStore(self.work_dir, "pair-retrieve", key, candidates.listing.store.num_shards)
         retriever = HierarchicalRetriever(index, settings)
 
@@ -618,6 +621,10 @@ def inspect(record: RainPair | Reference) -> dict[str, Any]:
     if target is not None and target.shape != picture.shape:
         sizes = f"input {width} x {height}, target {target.shape[1]} x {target.shape[0]}"
         return _unusable(record, UNEQUAL, f"{record.origin}: {sizes}")
+    if min(height, width) < MIN_SIDE:
+        return _unusable(
+            record, TOO_SMALL, f"{record.origin}: {width} x {height}, at least {MIN_SIDE} a side are needed"
+        )
     thumbnail = luma_thumbnail(picture)
     digest = hashlib.sha256(f"{width}x{height}:".encode() + picture.tobytes()).digest()
     return {

@@ -96,7 +96,9 @@ class ReferenceIndex:
         return len(self.text_embeddings)
 
     def nearest_captions(self, queries: np.ndarray, k: int) -> list[tuple[np.ndarray, np.ndarray]]:
-        """The k references whose embedded captions are nearest in L2.
+        """The k references whose embedded captions are nearest in L2, and all that are as near as the k-th.
+
+        Measured captions repeat: cut at k, the references that share one with more than k others would never be found.
 
         faiss proposes, exact distances decide: they are computed again in `float64` among the proposed, and where
         faiss cannot tell the k-th from the next (attribute captions repeat; so do their embeddings) all within rounding
@@ -107,8 +109,8 @@ class ReferenceIndex:
             k (`int`): K1.
 
         Returns:
-            `list[tuple[np.ndarray, np.ndarray]]`: per query rows and distances, min(k, number of references) long
-            (an IVF index may find fewer).
+            `list[tuple[np.ndarray, np.ndarray]]`: per query rows and distances, at least min(k, number of references)
+            long (an IVF index may find fewer).
         """
         queries = np.ascontiguousarray(queries, dtype=np.float32)
         if k >= len(self):
@@ -135,7 +137,8 @@ class ReferenceIndex:
     def _ranked(self, query: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         difference = np.asarray(self.text_embeddings[rows], dtype=np.float64) - query.astype(np.float64)
         distances = np.sqrt(np.square(difference).sum(axis=1))
-        best = np.lexsort((rows, distances))[:k]
+        best = np.lexsort((rows, distances))
+        best = best[distances[best] <= distances[best[:k][-1]]] if len(best) else best
         return rows[best], distances[best]
 
     def reference(self, row: int) -> Reference:

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import heapq
+import math
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from modeling_unirain.distillation.reading import read_pixels
 from modeling_unirain.distillation.records import ImageLocation
@@ -25,7 +27,7 @@ KEPT = "kept"
 RETRIEVAL = "retrieval"
 EXAMPLES_KEPT = 12
 EXAMPLES_PER_REASON = 6
-VALUES = 100_000
+VALUES = 5_000
 """Pairs that the histograms are drawn from, evenly spread over the list, so that memory stays bounded."""
 BINS = 40
 THUMBNAIL_HEIGHT = 130
@@ -137,16 +139,17 @@ def _settings_table(settings: dict[str, Any]) -> str:
 
 def _histograms(verdicts: ShardStore, total: int) -> Iterator[str]:
     """One per score: of the retrieval's levels (mean over S(q)), and of every judge, folded away."""
-    stride = max(1, total // VALUES)
+    stride = max(1, math.ceil(total / VALUES))
     values: dict[str, dict[str, dict[bool, list[float]]]] = {RETRIEVAL: {}}
     position = 0
     for shard in range(verdicts.num_shards):
-        for row in verdicts.read(shard, ["kept", "references", "votes"]).to_pylist():
-            if position % stride == 0:
-                for group, name, value in _scores(row):
-                    sides = values.setdefault(group, {}).setdefault(name, {True: [], False: []})
-                    sides[row["kept"]].append(value)
-            position += 1
+        table = verdicts.read(shard, ["kept", "references", "votes"])
+        drawn = range(-position % stride, len(table), stride)
+        position += len(table)
+        for row in table.take(pa.array(drawn, pa.int64())).to_pylist():
+            for group, name, value in _scores(row):
+                sides = values.setdefault(group, {}).setdefault(name, {True: [], False: []})
+                sides[row["kept"]].append(value)
     for group, scores in values.items():
         drawn = "".join(_histogram(name, np.array(s[True]), np.array(s[False])) for name, s in scores.items())
         unfolded = " open" if group == RETRIEVAL else ""

@@ -31,7 +31,7 @@ class RetrievalSettings:
 
 
 class HierarchicalRetriever:
-    """S(q) for one query at a time; every tie goes to the smaller reference id."""
+    """S(q) for one query at a time. Ties go to the smaller reference id, save at the end of C1, which keeps all of them."""
 
     def __init__(self, index: ReferenceIndex, settings: RetrievalSettings):
         self.index, self.settings = index, settings
@@ -53,7 +53,7 @@ class HierarchicalRetriever:
         ]
 
     def semantic(self, text_embeddings: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-        """C1(q): the K1 smallest s_txt = ‖φ_T(T_q) − φ_T(T_r)‖₂; rows and distances per query."""
+        """C1(q): the K1 smallest s_txt = ‖φ_T(T_q) − φ_T(T_r)‖₂ and what equals the last; rows and distances per query."""
         return self.index.nearest_captions(text_embeddings, self.settings.k1)
 
     def feature(self, image_embedding: np.ndarray, rows: np.ndarray, distances: np.ndarray) -> tuple:

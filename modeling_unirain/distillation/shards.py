@@ -44,7 +44,7 @@ class Process:
         if not 0 <= self.rank < self.world_size:
             raise ValueError(
                 f"process rank {self.rank} of {self.world_size}: RANK must be below WORLD_SIZE "
-                "(SLURM_PROCID below SLURM_NTASKS)"
+                "(SLURM_PROCID below SLURM_STEP_NUM_TASKS)"
             )
 
     @property
@@ -53,8 +53,11 @@ class Process:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Process":
-        """torchrun and accelerate launch set RANK and WORLD_SIZE; srun sets SLURM_PROCID and SLURM_NTASKS."""
-        for rank, world_size in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")):
+        """torchrun and accelerate launch set RANK and WORLD_SIZE; srun sets SLURM_PROCID and SLURM_STEP_NUM_TASKS.
+
+        A batch script has SLURM_PROCID and SLURM_NTASKS too, and runs once however many tasks it may start.
+        """
+        for rank, world_size in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")):
             if rank in environment and world_size in environment:
                 return cls(int(environment[rank]), int(environment[world_size]))
         return cls()

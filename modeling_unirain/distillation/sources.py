@@ -139,10 +139,12 @@ def _pairs_side_by_side(root: Path, folder: Path, taken: Counter) -> Iterator[Id
 def _pairs_of_parquet(name: str, files: list[Path], taken: Counter) -> Iterator[Identified]:
     source = _unique_source(name, None, taken)
     for file in files:
-        columns = pq.read_schema(file).names
-        missing = [column for column in ("input", "target") if column not in columns]
+        schema = _schema_of(file)
+        missing = [column for column in ("input", "target") if column not in schema.names]
         if missing:
             raise ValueError(f"{file} has no column '{missing[0]}': a data set of pairs has 'input' and 'target'")
+        for column in ("input", "target"):
+            _check_holds_pictures(file, schema.field(column))
         for row, rain_type, stem in _parquet_rows(file, "input"):
             record = RainPair(
                 pair_id=_pair_id(source, rain_type, stem),
@@ -160,10 +162,11 @@ def _references_of(source: str, fetch: Callable, taken: Counter) -> Iterator[Ide
     if files is not None:
         unique = _unique_source(name, None, taken)
         for file in files:
-            columns = pq.read_schema(file).names
-            column = next((column for column in ("image", "input") if column in columns), None)
+            schema = _schema_of(file)
+            column = next((column for column in ("image", "input") if column in schema.names), None)
             if column is None:
                 raise ValueError(f"{file} has no column 'image' or 'input' to read references from")
+            _check_holds_pictures(file, schema.field(column))
             for row, rain_type, stem in _parquet_rows(file, column):
                 location = ImageLocation(str(file), row, column)
                 record = Reference(f"{unique}/{stem}", unique, rain_type, f"{name}/{file.name}#{row}", location)
@@ -199,18 +202,35 @@ def _openable(files: list[Path]) -> list[Path]:
     return files
 
 
+def _schema_of(file: Path) -> pa.Schema:
+    try:
+        return pq.read_schema(file)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{file} is damaged or no Parquet file: {error}") from error
+
+
+def _check_holds_pictures(file: Path, field: pa.Field) -> None:
+    """As encoded files: bytes alone, or as `datasets` writes them, a struct of bytes and path."""
+    kind = field.type
+    if pa.types.is_struct(kind) and (number := kind.get_field_index("bytes")) >= 0:
+        kind = kind.field(number).type
+    if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+        raise ValueError(f"{file} holds no encoded pictures in column '{field.name}', but {field.type}")
+
+
 def _parquet_rows(file: Path, column: str) -> Iterator[tuple[int, str | None, str]]:
     """Row number, type and stem of every row, without reading a picture."""
     with pq.ParquetFile(file) as parquet:
         schema = parquet.schema_arrow
         type_column = next((name for name in TYPE_COLUMNS if name in schema.names), None)
         names = _class_names(schema, type_column)
-        is_struct = pa.types.is_struct(schema.field(column).type)
-        columns = [f"{column}.path"] * is_struct + [type_column] * (type_column is not None)
+        kind = schema.field(column).type
+        has_path = pa.types.is_struct(kind) and kind.get_field_index("path") >= 0
+        columns = [f"{column}.path"] * has_path + [type_column] * (type_column is not None)
         row = 0
         for batch in parquet.iter_batches(batch_size=4096, columns=columns):
             types = batch.column(type_column).to_pylist() if type_column else [None] * batch.num_rows
-            pictures = batch.column(column).to_pylist() if is_struct else [None] * batch.num_rows
+            pictures = batch.column(column).to_pylist() if has_path else [None] * batch.num_rows
             for value, picture in zip(types, pictures, strict=True):
                 rain_type = names[value] if names and isinstance(value, int) and 0 <= value < len(names) else value
                 stem = f"{file.stem}-{row:06d}"

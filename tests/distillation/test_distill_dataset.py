@@ -36,6 +36,7 @@ def test_flags_override_a_recipe(tmp_path):
         ([*REQUIRED, "--prompt_file", "missing.txt"], "missing.txt"),
         ([*REQUIRED, "--push_to_hub", "nameless"], "ORG/NAME"),
         ([*REQUIRED, "--shard_size", "0"], "--shard_size"),
+        ([*REQUIRED, "--device", "abacus"], "device abacus cannot be used here"),
         ([*REQUIRED, "--speed", "9"], "unknown option --speed 9; see distill_dataset.py --help"),
         (["--recipe", "missing.yaml"], "missing.yaml"),
     ],

@@ -8,12 +8,14 @@ from PIL import Image
 from transformers import CLIPModel, CLIPProcessor
 
 from modeling_unirain.configuration_unirain import UniRainConfig
+from modeling_unirain.distillation.captioning import AttributeCaptioner
 from modeling_unirain.distillation.embedding import (
     ClipImageEmbedder,
     ClipTextEmbedder,
     MiniLmTextEmbedder,
     RainFeatureEmbedder,
 )
+from modeling_unirain.distillation.pipeline import MIN_SIDE
 from modeling_unirain.distillation.rain_seen import WEIGHTS
 from modeling_unirain.modeling_unirain import UniRainForImageDeraining
 
@@ -104,6 +106,13 @@ def test_rain_features_hold_what_the_encoder_sees_and_what_was_measured(checkpoi
     np.testing.assert_allclose(np.linalg.norm(rows[:, width:], axis=1), 1, atol=1e-5)
     np.testing.assert_allclose(rows[1], with_encoder.embed_images(images[1:])[0], atol=1e-6)
     assert with_encoder.fingerprint != measured.fingerprint
+
+
+@pytest.mark.parametrize("size", [(MIN_SIDE, MIN_SIDE), (MIN_SIDE, 300), (300, MIN_SIDE)])
+def test_the_smallest_pictures_that_are_let_in_can_be_described(checkpoint, size):
+    image = scene(90, size=size).astype(np.uint8)
+    assert np.isfinite(RainFeatureEmbedder(checkpoint).embed_images([image])).all()
+    assert AttributeCaptioner().caption([image])[0].endswith(".")
 
 
 def test_rain_features_ask_the_weights_that_the_judges_ask():

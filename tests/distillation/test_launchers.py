@@ -13,7 +13,15 @@ from modeling_unirain.distillation.local_judges import MIN_SIDE
 
 
 SCRIPT = Path(__file__).parents[2] / "distill_dataset.py"
-LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_PROCID", "SLURM_NTASKS", "ACCELERATE", "MASTER_")
+LAUNCHER_VARIABLES = (
+    "RANK",
+    "WORLD_SIZE",
+    "LOCAL_RANK",
+    "SLURM_PROCID",
+    "SLURM_STEP_NUM_TASKS",
+    "ACCELERATE",
+    "MASTER_",
+)
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(LAUNCHER_VARIABLES)}
 ENVIRONMENT |= {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
 SIDE = MIN_SIDE + 8
@@ -78,7 +86,7 @@ def test_slurm_tasks_write_what_one_process_writes(pictures, alone, tmp_path):
     tasks = [
         subprocess.Popen(
             [sys.executable, str(SCRIPT), *options(pictures, tmp_path)],
-            env=ENVIRONMENT | {"SLURM_PROCID": str(rank), "SLURM_NTASKS": "2", "SLURM_LOCALID": str(rank)},
+            env=ENVIRONMENT | {"SLURM_PROCID": str(rank), "SLURM_STEP_NUM_TASKS": "2", "SLURM_LOCALID": str(rank)},
             stderr=subprocess.PIPE,
             text=True,
         )

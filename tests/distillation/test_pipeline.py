@@ -402,7 +402,8 @@ def test_the_main_process_says_when_another_one_is_missing(data, tmp_path):
 def test_ranks_come_from_torchrun_or_slurm():
     assert Process.from_environment({}) == Process(0, 1)
     assert Process.from_environment({"RANK": "1", "WORLD_SIZE": "4", "SLURM_PROCID": "7"}) == Process(1, 4)
-    assert Process.from_environment({"SLURM_PROCID": "2", "SLURM_NTASKS": "3"}) == Process(2, 3)
+    assert Process.from_environment({"SLURM_PROCID": "2", "SLURM_STEP_NUM_TASKS": "3"}) == Process(2, 3)
+    assert Process.from_environment({"SLURM_PROCID": "0", "SLURM_NTASKS": "3"}) == Process(0, 1)  # a batch script
     with pytest.raises(ValueError, match="below WORLD_SIZE"):
         Process.from_environment({"RANK": "4", "WORLD_SIZE": "4"})
 

@@ -48,7 +48,8 @@ def build(folder, vectors, order, **settings):
 
 def brute_force(text, query, k):
     distances = np.sqrt(np.square(text.astype(np.float64) - query.astype(np.float64)).sum(axis=1))
-    rows = np.lexsort((np.arange(len(text)), distances))[:k]
+    rows = np.lexsort((np.arange(len(text)), distances))
+    rows = rows[distances[rows] <= np.sort(distances)[:k][-1]]
     return rows, distances[rows]
 
 

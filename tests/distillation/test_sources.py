@@ -4,6 +4,8 @@ import resource
 from collections import Counter
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, Features, Image, load_from_disk
 from distillation.tiny_corpus import distil, rained, save, save_pair, scene
@@ -114,6 +116,43 @@ def test_parquet_without_the_columns_says_so(tmp_path):
         pairs(tmp_path / "odd.parquet")
     with pytest.raises(ValueError, match="'image' or 'input'"):
         references(tmp_path / "odd.parquet")
+
+
+@pytest.mark.parametrize(
+    ("cell", "kind"), [("a.png", "string"), ({"path": "a.png"}, "struct<path: string>"), (1, "int64")]
+)
+def test_parquet_without_pictures_in_its_columns_says_what_there_is(tmp_path, cell, kind):
+    pq.write_table(pa.table({"input": [cell], "target": [cell]}), tmp_path / "odd.parquet")
+    for find in (pairs, references):
+        with pytest.raises(ValueError, match=f"odd.parquet holds no encoded pictures in column 'input', but {kind}"):
+            find(tmp_path / "odd.parquet")
+
+
+def test_pictures_in_parquet_need_no_path(tmp_path):
+    save_pair(tmp_path / "DRS" / "set", "001", seed=1)
+    files = [(tmp_path / "DRS" / "set" / side / "001.png").read_bytes() for side in ("input", "target")]
+    for cells in ([{"bytes": data} for data in files], files):
+        rainy, clean = cells
+        pq.write_table(pa.table({"input": [rainy], "target": [clean]}), tmp_path / "plain.parquet")
+        (pair,) = pairs(tmp_path / "plain.parquet")
+        assert inspect(pair)["reason"] == ""
+
+
+def test_a_damaged_parquet_file_is_named(tmp_path):
+    dataset(2).to_parquet(str(tmp_path / "cut.parquet"))
+    whole = (tmp_path / "cut.parquet").read_bytes()
+    (tmp_path / "cut.parquet").write_bytes(whole[: len(whole) // 2])
+    for find in (pairs, references):
+        with pytest.raises(ValueError, match="cut.parquet is damaged"):
+            find(tmp_path / "cut.parquet")
+
+
+@pytest.mark.parametrize("size", [(31, 200), (200, 1)])
+def test_pictures_that_are_too_small_are_set_aside(tmp_path, size):
+    for side in ("input", "target"):
+        save(tmp_path / "DRS" / "set" / side / "001.png", np.zeros((*size, 3), np.uint8))
+    (pair,) = pairs(tmp_path)
+    assert inspect(pair)["reason"] == "too small"
 
 
 def test_a_parquet_file_whose_name_is_not_utf_8_is_named(tmp_path):
