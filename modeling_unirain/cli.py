@@ -143,7 +143,7 @@ def demo(
     folder = next((folder for folder in EXAMPLES if folder.is_dir() and pictures_below(folder)), None)
     if folder is None:
         raise ImageError("The example photographs are not installed: run this in a clone of the repository.")
-    if output.resolve() == folder.resolve():
+    if output.resolve().is_relative_to(folder.resolve()):
         raise ImageError(f"{output} is where the example photographs are: choose another --output.")
     derainer, rows = load_derainer(checkpoint, device), []
     sources = [path for path in pictures_below(folder) if path.parent == folder]  # not their clean originals

@@ -122,9 +122,10 @@ class Picture:
         icc_profile = image.info.get("icc_profile") or b""
         if image.mode.startswith("I;16"):
             pixels = np.asarray(image).astype(np.uint16)
+        elif image.mode == "CMYK":
+            rgb, icc_profile = _cmyk_to_rgb(image, icc_profile)
+            pixels = np.asarray(rgb)
         else:
-            if image.mode == "CMYK":
-                image, icc_profile = _cmyk_to_rgb(image, icc_profile)
             pixels = np.asarray(image.convert(_target_mode(image, "The image")))
         exif, orientation = _exif_block(image, "The image"), _orientation(image)
         return _turned_upright(cls(*_split_alpha(pixels), exif=exif, icc_profile=icc_profile), orientation)
@@ -386,7 +387,8 @@ def _read_deep_tiff(path: Path, max_pixels: float) -> tuple[Picture, int]:
         exif.endian, exif.bigtiff = tiff.byteorder, tiff.is_bigtiff
         with open(path, "rb") as file:
             exif.load_from_fp(file, page.offset)
-            block = _exif_of_tiff(exif, path)
+            with _left_out_if_damaged(path) as block:
+                block += _exif_of_tiff(exif)
         encoding = {"compression": LOSSLESS_TIFF_COMPRESSION.get(page.compression.name.lower(), "zlib")}
         if page.resolutionunit in (2, 3):
             scale = {2: 1, 3: 2.54}[page.resolutionunit]
@@ -395,7 +397,7 @@ def _read_deep_tiff(path: Path, max_pixels: float) -> tuple[Picture, int]:
         picture = Picture(
             *_split_alpha(_deep_tiff_pixels(page, path)),
             format="TIFF",
-            exif=block,
+            exif=bytes(block),
             icc_profile=b"" if cmyk else page.iccprofile or b"",
             encoding=encoding,
         )
@@ -504,33 +506,38 @@ def _riff_chunk_names(path: Path) -> set[bytes]:
 
 def _orientation(image: Image.Image) -> int:
     """EXIF's Orientation of decoded pixels; decoded, since Pillow then has turned a TIFF by itself."""
-    return image.getexif().get(ExifTags.Base.Orientation, 1)
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # of damaged EXIF, as in `_exif_block`
+        return 1
 
 
 def _exif_block(image: Image.Image, path: Path | str) -> bytes:
     """The EXIF of a Pillow image as a TIFF structure: upright, and without the rainy thumbnail."""
-    exif = image.getexif()
-    if image.format == "TIFF":
-        return _exif_of_tiff(exif, path)
-    if not len(exif):
-        return b""
+    with _left_out_if_damaged(path) as block:
+        exif = image.getexif()
+        if image.format == "TIFF":
+            block += _exif_of_tiff(exif)
+        elif len(exif):
+            block += _upright_exif((image.info.get("exif") or exif.tobytes()).removeprefix(_EXIF_PREFIX))
+    return bytes(block)
+
+
+@contextlib.contextmanager
+def _left_out_if_damaged(path: Path | str) -> Iterator[bytearray]:
+    """An EXIF block to fill. What Pillow raises differs from one damage, and from one tag of the wrong type, to the next."""
     try:
-        return _upright_exif((image.info.get("exif") or exif.tobytes()).removeprefix(_EXIF_PREFIX))
-    except struct.error:  # Pillow reads what there is of it
+        yield bytearray()
+    except Exception:
         logger.warning("%s: its EXIF is damaged and is left out.", path)
-        return b""
 
 
-def _exif_of_tiff(tags: Image.Exif, path: Path | str) -> bytes:
+def _exif_of_tiff(tags: Image.Exif) -> bytes:
     """Those of a TIFF's tags that make up EXIF."""
     kept = Image.Exif()
-    try:
-        for tag, value in _descriptive_tags(tags).items():
-            kept[tag] = value
-        return kept.tobytes().removeprefix(_EXIF_PREFIX) if len(kept) else b""
-    except Exception:  # what Pillow's writer raises on a tag of the wrong type differs from tag to tag
-        logger.warning("%s: its EXIF is damaged and is left out.", path)
-        return b""
+    for tag, value in _descriptive_tags(tags).items():
+        kept[tag] = value
+    return kept.tobytes().removeprefix(_EXIF_PREFIX) if len(kept) else b""
 
 
 def _descriptive_tags(tags: Image.Exif) -> dict:
@@ -675,7 +682,7 @@ def _encode_tiff(picture: Picture) -> bytes:
         return tiff
     try:
         return _with_exif_tags(tiff, picture.exif)
-    except Exception:  # as in `_exif_of_tiff`: other formats take the block as it is
+    except Exception:  # as in `_left_out_if_damaged`: other formats take the block as it is
         logger.warning("EXIF with a tag of the wrong type does not fit into a TIFF and is left out.")
         return tiff
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from transformers import AutoModelForImageToImage, Pipeline
 from transformers.image_utils import load_image
@@ -53,6 +53,18 @@ ROUTE_PIXELS = 3 << 21
 LEAST_ROUTE_PIXELS = 1 << 20
 """Their pixels at least, if the image has them, whatever the tile: about 0.6 megapixels of an image."""
 
+ORIENTATION = 0x0112
+"""EXIF's tag; its values are how a picture is turned, beside what turns it back."""
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
 _OUT_OF_MEMORY = (
     "out of memory",
     "not enough memory",
@@ -88,7 +100,7 @@ class RainyImage:
                 raise ValueError(
                     f"A PIL image of mode {image.mode} says nothing of its range: give an array in [0, 1]."
                 )
-            image = ImageOps.exif_transpose(image)  # rain falls down: as `_open` does with a file
+            image = _upright(image)
             deep = image.mode.startswith("I;16")
             array = np.asarray(image).astype(np.uint16) if deep else np.asarray(image.convert("RGB"))
         elif isinstance(image, Tensor):
@@ -514,7 +526,26 @@ def _open(place: str | Path) -> Image.Image:
     if not os.path.isfile(place):
         return load_image(str(place))
     with Image.open(place) as image:
-        return ImageOps.exif_transpose(image)
+        return _upright(image)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned by its EXIF Orientation, since rain falls down, and told so. EXIF that cannot be read or written back is left out."""
+    image.load()
+    try:
+        turn = TURNS.get(image.getexif().get(ORIENTATION))
+    except Exception:  # what Pillow raises differs from one damage to the next
+        turn = None
+    if turn is None:
+        return image
+    turned = image.transpose(turn)
+    try:
+        exif = turned.getexif()
+        del exif[ORIENTATION]
+        turned.info["exif"] = exif.tobytes()
+    except Exception:
+        turned.info.pop("exif", None)
+    return turned
 
 
 def _numpy(tensor: Tensor) -> np.ndarray:

@@ -14,7 +14,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -259,8 +259,9 @@ def new_folder() -> Path:
 def delete_old_results() -> None:
     """Gradio deletes what it has shown; this also what nobody was shown, since Cancel was faster or the server was killed."""
     for folder in Path(os.environ["GRADIO_TEMP_DIR"]).glob(f"{RESULTS}*"):
-        if time.time() - folder.stat().st_mtime > KEEP_SECONDS:
-            shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # another server may be deleting it
+            if time.time() - folder.stat().st_mtime > KEEP_SECONDS:
+                shutil.rmtree(folder)
 
 
 def keep_deleting() -> None:

@@ -18,6 +18,7 @@ import tifffile
 from PIL import ExifTags, Image, ImageCms, ImageOps
 
 from modeling_unirain.images import ImageError, Picture, format_of, open_image, read_rgb, save_image
+from modeling_unirain.pipeline_unirain import RainyImage
 
 
 def pattern(height=12, width=17, channels=3, dtype=np.uint8, seed=0):
@@ -292,18 +293,42 @@ def test_pillow_images_come_upright_and_go_with_their_exif(tmp_path, orientation
     assert_same_exif(tmp_path / "b.jpg")
 
 
-def test_tags_of_the_wrong_type_cost_the_tags_and_no_picture(tmp_path, caplog):
+def exif_of_a_wrong_type(orientation=1) -> bytes:
     """GPSVersionID as text, which Pillow reads and its writer chokes on."""
-    block = exif_with()
+    block = exif_with(orientation)
     block[ExifTags.IFD.GPSInfo] = {1: "N"}
     block = bytearray(block.tobytes()[6:])
     order = "<" if block[:2] == b"II" else ">"
     entry = block.index(struct.pack(order + "HHI", 1, 2, 2))  # GPSLatitudeRef, two characters of text
     struct.pack_into(order + "H", block, entry, 0)
-    save_image(Picture(smooth(), exif=bytes(block)), tmp_path / "a.jpg")
+    return bytes(block)
+
+
+@pytest.mark.parametrize("block", [exif_of_a_wrong_type(6), b"MM\x00\x2a\x00\x00\x00\x08\x00", b"garbage"])
+@pytest.mark.parametrize("extension", ["jpg", "png", "webp"])
+def test_odd_exif_costs_no_picture_however_it_comes(tmp_path, extension, block):
+    Image.fromarray(smooth(24, 32)).save(tmp_path / f"a.{extension}", exif=b"Exif\x00\x00" + block)
+    shape = (32, 24, 3) if len(block) > 20 else (24, 32, 3)  # where Orientation can be read, it counts
+    assert open_image(tmp_path / f"a.{extension}").pixels.shape == shape
+    with Image.open(tmp_path / f"a.{extension}") as image:
+        assert Picture.from_pil(image).pixels.shape == shape
+        assert RainyImage.unpack(image).rgb.shape == shape
+
+
+def test_a_cmyk_image_is_turned_upright_and_keeps_its_exif(tmp_path):
+    image = Image.fromarray(smooth(24, 32)).convert("CMYK")
+    image.save(tmp_path / "a.jpg", exif=exif_with(6).tobytes())
+    with Image.open(tmp_path / "a.jpg") as image:
+        picture = Picture.from_pil(image)
+    assert picture.pixels.shape == (32, 24, 3) and picture.exif
+
+
+def test_tags_of_the_wrong_type_cost_the_tags_and_no_picture(tmp_path, caplog):
+    block = exif_of_a_wrong_type()
+    save_image(Picture(smooth(), exif=block), tmp_path / "a.jpg")
     copied(tmp_path / "a.jpg", tmp_path / "b.jpg")
     assert not caplog.text and open_image(tmp_path / "b.jpg").exif
-    assert open_image(tmp_path / "a.jpg").exif == bytes(block)
+    assert open_image(tmp_path / "a.jpg").exif == block
     assert copied(tmp_path / "a.jpg", tmp_path / "b.tif").pixels.shape == smooth().shape
     assert "does not fit into a TIFF" in caplog.text
 

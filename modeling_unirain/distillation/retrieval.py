@@ -9,6 +9,10 @@ from modeling_unirain.distillation.reference_index import ReferenceIndex
 from modeling_unirain.distillation.structural import structural_similarity
 
 
+GATHERED = 4096
+"""References whose features are in memory at a time: C1 is larger than K1 where many share the last one's caption."""
+
+
 @dataclass(frozen=True)
 class RetrievalSettings:
     """K1, K2, K3. The paper does not give them; ours keep three references, as many pictures as a prompt holds well.
@@ -28,6 +32,12 @@ class RetrievalSettings:
             raise ValueError(
                 f"each level keeps part of the one before: K1 >= K2 >= K3 >= 1, not {self.k1}, {self.k2}, {self.k3}"
             )
+
+
+def _cosines(query: np.ndarray, features: np.ndarray) -> np.ndarray:
+    features = np.asarray(features, dtype=np.float64)
+    norms = np.linalg.norm(features, axis=1) * np.linalg.norm(query)
+    return np.divide((features * query).sum(axis=1), norms, out=np.zeros(len(features)), where=norms > 0)
 
 
 class HierarchicalRetriever:
@@ -59,13 +69,12 @@ class HierarchicalRetriever:
     def feature(self, image_embedding: np.ndarray, rows: np.ndarray, distances: np.ndarray) -> tuple:
         """C2(q): the K2 largest s_vis = f_qᵀ f_r / (‖f_q‖ ‖f_r‖) within C1; rows, distances, cosines.
 
-        C1 is small, so that its vectors are gathered and multiplied: no index is searched a second time. A feature
+        C1 is mostly small, so that its vectors are gathered and multiplied: no index is searched a second time. A feature
         without length is similar to nothing (0).
         """
         query = image_embedding.astype(np.float64)
-        kept = np.asarray(self.index.image_embeddings[rows], dtype=np.float64)
-        norms = np.linalg.norm(kept, axis=1) * np.linalg.norm(query)
-        cosines = np.divide((kept * query).sum(axis=1), norms, out=np.zeros(len(rows)), where=norms > 0)
+        parts = np.split(rows, range(GATHERED, len(rows), GATHERED))
+        cosines = np.concatenate([_cosines(query, self.index.image_embeddings[part]) for part in parts])
         best = np.lexsort((rows, -cosines))[: self.settings.k2]
         return rows[best], distances[best], cosines[best]
 

@@ -205,16 +205,20 @@ def _openable(files: list[Path]) -> list[Path]:
 def _schema_of(file: Path) -> pa.Schema:
     try:
         return pq.read_schema(file)
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowInvalid, OSError) as error:
+        if getattr(error, "errno", None):  # the machine's fault
+            raise
         raise ValueError(f"{file} is damaged or no Parquet file: {error}") from error
 
 
 def _check_holds_pictures(file: Path, field: pa.Field) -> None:
-    """As encoded files: bytes alone, or as `datasets` writes them, a struct of bytes and path."""
+    """As encoded files: bytes alone, or as `datasets` writes them, a struct of bytes and path; or nothing in every row."""
     kind = field.type
     if pa.types.is_struct(kind) and (number := kind.get_field_index("bytes")) >= 0:
         kind = kind.field(number).type
-    if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    encoded = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_null)
+    if not any(is_one(kind) for is_one in encoded):
         raise ValueError(f"{file} holds no encoded pictures in column '{field.name}', but {field.type}")
 
 

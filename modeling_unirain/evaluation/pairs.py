@@ -254,7 +254,7 @@ def _read_row(rows, index: int, where: str) -> tuple[np.ndarray, np.ndarray]:
         if empty := [column for column in ("input", "target") if row[column] is None]:
             raise ValueError(f"{empty[0]} is empty")
         pictures = [rgb_of(row[column]) for column in ("input", "target")]
-    except (OSError, ValueError, SyntaxError) as error:
+    except Exception as error:  # decoders raise nearly anything on damaged files
         raise ValueError(f"{where} holds a picture that cannot be read ({error}).") from error
     _check_equal_sizes(*pictures, f"The input in {where}", "in the same row")
     return tuple(pictures)

@@ -89,9 +89,12 @@ def evaluate(
         for result in _measure_all(derain, waiting, perceptual):
             journal.add(result)
         report = EvaluationReport([journal.results[pair.key] for pair in pairs], settings)
+    stale = _sheets_of_an_earlier(output / REPORT)
     if derain is not None:
-        _save_sheets(derain, by_key, report, output / "sheets")
+        stale -= _save_sheets(derain, by_key, report, output / "sheets")
     report.save(output)
+    for name in stale:
+        (output / "sheets" / name).unlink(missing_ok=True)
     (output / JOURNAL).unlink()
     return report
 
@@ -113,9 +116,9 @@ def _apply(derain: Derain, rainy: np.ndarray, pair: EvaluationPair) -> np.ndarra
     return derained
 
 
-def _save_sheets(derain: Derain, pairs: dict, report: EvaluationReport, folder: Path) -> None:
-    """One sheet a dataset: the pictures that gained most, the median and least, derained once more for it. No others stay."""
-    written = set()
+def _save_sheets(derain: Derain, pairs: dict, report: EvaluationReport, folder: Path) -> set[str]:
+    """One sheet a dataset: the pictures that gained most, the median and least, derained once more for it. Their names."""
+    names = set()
     for paired in (True, False):
         for mean in report.datasets(paired):
             results = [r for r in report.part(paired) if (r.dataset, r.rain_type) == (mean.dataset, mean.rain_type)]
@@ -132,11 +135,24 @@ def _save_sheets(derain: Derain, pairs: dict, report: EvaluationReport, folder: 
             columns = ["input", "output", "target"] if paired else ["input", "output"]
             file = io.BytesIO()
             comparison_sheet(rows, columns, titles, CELL_WIDTH).save(file, "PNG")
-            name = re.sub(r"[^\w.-]+", "_", f"{mean.rain_type}-{mean.dataset}")
-            write_atomically(folder / f"{name}.png", file.getvalue())
-            written.add(folder / f"{name}.png")
-    for sheet in set(folder.glob("*.png")) - written:  # an earlier report's
-        sheet.unlink()
+            name = _sheet_name(mean.rain_type, mean.dataset)
+            write_atomically(folder / name, file.getvalue())
+            names.add(name)
+    return names
+
+
+def _sheet_name(rain_type: str, dataset: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", f"{rain_type}-{dataset}") + ".png"
+
+
+def _sheets_of_an_earlier(report: Path) -> set[str]:
+    """Names of the sheets that belong to a report which is being replaced; none if there is no report, or it is no longer whole."""
+    try:
+        content = json.loads(report.read_text(encoding="utf-8"))
+        parts = [content[part] for part in ("paired", "unpaired") if part in content]
+        return {_sheet_name(mean["rain_type"], mean["dataset"]) for part in parts for mean in part["datasets"]}
+    except (OSError, ValueError, TypeError, KeyError):
+        return set()
 
 
 class _Journal:

@@ -86,8 +86,6 @@ class Progress:
     """Step of the last validation round."""
     best: dict[str, Any] | None = None
     """The best validation round so far, see `ValidationResult.as_dict`."""
-    last: dict[str, Any] | None = None
-    """The last validation round."""
     seconds: float = 0.0
     """Time spent training, over all parts of the run."""
     num_processes: int = 1
@@ -517,37 +515,36 @@ class Trainer:
         if not scheduled or self.progress.validated_step == step:
             return False
         result = self._validate()
-        if self.progress.last is not None and not result.is_of_the_pictures_of(self.progress.last):
+        best = self.progress.best
+        if best is not None and not result.is_of_the_pictures_of(best):
             logger.warning(
-                f"The validation pictures are others than at step {self.progress.last['step']}: the objective begins anew."
+                f"The best round so far, of step {best['step']}, no longer counts and the objective begins anew: "
+                "the validation pictures were others."
             )
+            best = None
             self.objective.restart()
-        self.progress.last = result.as_dict()
         report = self.objective.update(result.losses())
         self.progress.validated_step = step
         self.log.validation(step, {**result.as_dict(), "objective": vars(report)}, result.scalars() | report.scalars())
         self.log.pictures(step, result.sheet)
         logger.info(f"Step {step}: validation PSNR {result.psnr:.2f} dB\n{results_table(result.as_dict())}")
-        best = self.progress.best
-        if best is not None and not result.is_of_the_pictures_of(best):
-            logger.warning(
-                f"The best round so far, of step {best['step']}, no longer counts: its validation pictures were others."
-            )
-            best = None
         improved = best is None or result.psnr > best["psnr"]
         if improved:
             self.progress.best = result.as_dict()
         return improved
 
     def _validate(self) -> ValidationResult:
-        return validate(
-            self.accelerator,
-            self.average.module,
-            self.validation_set,
-            self.objective.types,
-            self.progress.step,
-            interrupted=lambda: bool(self.signals),
-        )
+        try:
+            return validate(
+                self.accelerator,
+                self.average.module,
+                self.validation_set,
+                self.objective.types,
+                self.progress.step,
+                interrupted=lambda: bool(self.signals),
+            )
+        except DataError as error:
+            raise SampleError(str(error)) from None
 
     def _save(self) -> None:
         """Write a checkpoint of this step, unless there is one: all of it, or nothing. Then name the best.

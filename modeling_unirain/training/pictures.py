@@ -28,7 +28,7 @@ class DataError(ValueError):
 
 
 class SampleError(DataError):
-    """The same, met while training: by one process alone."""
+    """The same, met while training or validating: by one process alone."""
 
 
 @dataclass(frozen=True)

@@ -128,6 +128,14 @@ def test_parquet_without_pictures_in_its_columns_says_what_there_is(tmp_path, ce
             find(tmp_path / "odd.parquet")
 
 
+def test_a_column_without_a_single_picture_is_no_other_kind(tmp_path):
+    """As `Fetcher` writes the rows of a distilled corpus's split `real`, which have no target."""
+    cells = {"input": [as_png(scene(1))], "target": [{"bytes": None, "path": None}]}
+    pq.write_table(pa.table(cells), tmp_path / "real.parquet")
+    (pair,) = pairs(tmp_path / "real.parquet")
+    assert inspect(pair)["reason"] == "unreadable"
+
+
 def test_pictures_in_parquet_need_no_path(tmp_path):
     save_pair(tmp_path / "DRS" / "set", "001", seed=1)
     files = [(tmp_path / "DRS" / "set" / side / "001.png").read_bytes() for side in ("input", "target")]
@@ -141,10 +149,13 @@ def test_pictures_in_parquet_need_no_path(tmp_path):
 def test_a_damaged_parquet_file_is_named(tmp_path):
     dataset(2).to_parquet(str(tmp_path / "cut.parquet"))
     whole = (tmp_path / "cut.parquet").read_bytes()
-    (tmp_path / "cut.parquet").write_bytes(whole[: len(whole) // 2])
-    for find in (pairs, references):
-        with pytest.raises(ValueError, match="cut.parquet is damaged"):
-            find(tmp_path / "cut.parquet")
+    footer = int.from_bytes(whole[-8:-4], "little")
+    garbled = whole[: -8 - footer] + bytes(byte ^ 255 for byte in whole[-8 - footer : -8]) + whole[-8:]
+    for broken in (whole[: len(whole) // 2], garbled):
+        (tmp_path / "cut.parquet").write_bytes(broken)
+        for find in (pairs, references):
+            with pytest.raises(ValueError, match="cut.parquet is damaged"):
+                find(tmp_path / "cut.parquet")
 
 
 @pytest.mark.parametrize("size", [(31, 200), (200, 1)])

@@ -208,9 +208,14 @@ def test_a_damaged_journal_is_named_and_can_be_overwritten(test_sets, tmp_path, 
 
 def test_an_overwritten_report_leaves_no_sheets_behind(test_sets, tmp_path):
     evaluate(median_filter, find_pairs(test_sets), tmp_path)
-    before = set((tmp_path / "sheets").iterdir())
+    before = {sheet.name for sheet in (tmp_path / "sheets").iterdir()}
+    (tmp_path / "sheets" / "mine.png").write_bytes(b"not a sheet of ours")
     evaluate(median_filter, find_pairs(test_sets / "DRS" / "heavy"), tmp_path, overwrite=True)
-    assert [sheet.name for sheet in (tmp_path / "sheets").iterdir()] == ["DRS-heavy.png"] and len(before) > 1
+    assert {sheet.name for sheet in (tmp_path / "sheets").iterdir()} == {"DRS-heavy.png", "mine.png"} and len(
+        before
+    ) > 1
+    evaluate(None, find_pairs(test_sets / "DRS" / "heavy"), tmp_path, overwrite=True)
+    assert [sheet.name for sheet in (tmp_path / "sheets").iterdir()] == ["mine.png"]
 
 
 def test_a_report_is_not_overwritten_unasked(test_sets, tmp_path):

@@ -287,8 +287,9 @@ def test_a_best_round_on_another_validation_set_no_longer_counts(tmp_path, caplo
     further = arguments | changed | {"max_steps": 9, "validation_steps": 8}
     with caplog.at_level("WARNING"):
         longer = main(tiny_arguments(tmp_path, "--resume_from", "last", **further))
-    assert f"best round so far, of step {easier['step']}, no longer counts" in caplog.text
-    assert "validation pictures are others than at step 6: the objective begins anew" in caplog.text
+    assert (
+        f"best round so far, of step {easier['step']}, no longer counts and the objective begins anew" in caplog.text
+    )
     rounds = [row["objective"]["round"] for row in read(tmp_path / "run" / "validation_log.jsonl")]
     assert rounds == [1, 2, 3, 4, 1, 2]
     best = json.loads((tmp_path / "run" / "best.json").read_text())
@@ -303,7 +304,6 @@ def test_a_best_round_on_another_validation_set_no_longer_counts(tmp_path, caplo
     with caplog.at_level("WARNING"):
         main(tiny_arguments(tmp_path, "--resume_from", "last", **further | elsewhere | {"max_steps": 10}))
     assert "`validation` is now" in caplog.text and "no longer counts" not in caplog.text
-    assert "begins anew" not in caplog.text
 
 
 def test_resuming_a_finished_run_only_exports_again(tmp_path):
