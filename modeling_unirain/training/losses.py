@@ -8,8 +8,9 @@ from torch import Tensor
 
 Loss = Literal["l1", "psnr"]
 
-PSNR_FLOOR = 1e-4
-"""Mean square (40 dB) below which the loss of a sample falls off, so that samples next to perfect do not outweigh all others."""
+PSNR_FLOOR = 1e-3
+"""Mean square (30 dB) below which the loss of a sample falls off, so that light rain does not outweigh heavy rain and drops, of
+which much more is to be gained."""
 PSNR_SCALE = 0.01
 """Makes the gradient about as large as that of L1, which clipping and the routers' balance are set for."""
 
@@ -17,8 +18,8 @@ PSNR_SCALE = 0.01
 def sample_losses(restored: Tensor, clean: Tensor, loss: Loss) -> Tensor:
     """The loss of every sample.
 
-    `l1` is the paper's (section 3.4). `psnr` is `0.01 * ln(1 + MSE / 1e-4)`, so that a decibel is worth as much wherever it is gained, but
-    for what is beyond 40 dB (after HINet, Chen et al., CVPR Workshops 2021, who train on the negative PSNR itself): a departure
+    `l1` is the paper's (section 3.4). `psnr` is `0.01 * ln(1 + MSE / 1e-3)`, so that a decibel is worth as much wherever it is gained, but
+    for what is beyond 30 dB (after HINet, Chen et al., CVPR Workshops 2021, who train on the negative PSNR itself): a departure
     that brought more PSNR in as many steps (docs/training.md).
 
     Args:
