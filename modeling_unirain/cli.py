@@ -22,7 +22,6 @@ from typer.core import TyperGroup
 
 from . import evaluation
 from .derainer import Derainer, load_derainer
-from .files import as_text
 from .images import (
     EXTENSIONS,
     MAX_PIXELS,
@@ -192,14 +191,14 @@ def evaluate(
     """
     pairs = [pair for place in data for pair in evaluation.find_pairs(place, split, leave_out=output)]
     perceptual = evaluation.load_lpips() if lpips else None
-    settings = {"data": as_text(", ".join(data))} | ({"split": split} if split else {})
+    settings = {"data": ", ".join(data)} | ({"split": split} if split else {})
     derain = None
     if not inputs_only:
         derainer = load_derainer(checkpoint, device, dtype)
         options = chosen(tile=tile, self_ensemble=self_ensemble)
         derain = partial(derainer, **options)
         settings |= {
-            "checkpoint": as_text(checkpoint),
+            "checkpoint": checkpoint,
             "weights": weights_digest(derainer),
             "dtype": str(derainer.model.dtype),
         }

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from ..files import as_text
 from ..images import write_atomically
 from ..sheets import comparison_sheet
 from .measures import Perceptual, measure
@@ -72,7 +73,9 @@ def evaluate(
         ValueError: as `evaluate_pairs`; two pictures of one name; `output` holds an evaluation already.
         OSError: `output` cannot be written.
     """
-    output, settings = Path(output), settings or {}
+    output = Path(output)
+    # Names of folders need not be text.
+    settings = {key: as_text(value) if isinstance(value, str) else value for key, value in (settings or {}).items()}
     by_key = {pair.key: pair for pair in pairs}
     if len(by_key) < len(pairs):
         twice = next(pair for pair in pairs if by_key[pair.key] is not pair)

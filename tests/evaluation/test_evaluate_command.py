@@ -1,6 +1,7 @@
 """`unirain evaluate`: tables and sheets of a real checkpoint, and one sentence for whatever is wrong."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -62,6 +63,13 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(test_sets, checkpoint, tmp
     assert result.exit_code == 1
     assert sentence in result.output and "Traceback" not in result.output
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_whose_name_is_no_text_is_measured_and_named(test_sets, tmp_path):
+    odd = test_sets.rename(tmp_path / os.fsdecode(b"sets-\xe9"))
+    result = run(odd, "-o", tmp_path / "out", "--inputs-only")
+    assert result.exit_code == 0, result.output
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["settings"]["data"].endswith(r"sets-\udce9")
 
 
 def test_a_report_is_replaced_only_when_asked(test_sets, tmp_path):
