@@ -58,5 +58,5 @@ if __name__ == "__main__":
         main(parse_arguments(sys.argv[1:]))
     except (ValueError, OSError) as error:
         # Under a launcher every process comes here with the same sentence, save where one of them drew a bad sample.
-        alone = isinstance(error, SampleError) or os.environ.get("RANK", "0") == "0"
-        sys.exit(f"train_unirain.py: {error}" if alone else 1)
+        says_so = isinstance(error, SampleError) or os.environ.get("RANK", "0") == "0"
+        sys.exit(f"train_unirain.py: {error}" if says_so else 1)

@@ -11,16 +11,10 @@ import numpy as np
 from tqdm import tqdm
 
 from modeling_unirain import load_derainer
-from modeling_unirain.images import EXTENSIONS, open_image
+from modeling_unirain.images import open_image, pictures_below
 
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-
-
-def pictures(place: Path) -> list[Path]:
-    return (
-        sorted(path for path in place.rglob("*") if path.suffix.lower() in EXTENSIONS) if place.is_dir() else [place]
-    )
 
 
 def main() -> None:
@@ -30,7 +24,7 @@ def main() -> None:
     parser.add_argument("--device")
     arguments = parser.parse_args()
     derainer = load_derainer(arguments.checkpoint, arguments.device)
-    paths = [path for place in arguments.places for path in pictures(place)]
+    paths = [path for place in arguments.places for path in (pictures_below(place) if place.is_dir() else [place])]
     routes = np.array([derainer.restore(open_image(path))[1] for path in tqdm(paths, unit="picture", disable=None)])
     config = derainer.model.config
     print(f"{len(paths)} pictures, {arguments.checkpoint}\n")

@@ -197,11 +197,7 @@ def evaluate(
         derainer = load_derainer(checkpoint, device, dtype)
         options = chosen(tile=tile, self_ensemble=self_ensemble)
         derain = partial(derainer, **options)
-        settings |= {
-            "checkpoint": checkpoint,
-            "weights": weights_digest(derainer),
-            "dtype": str(derainer.model.dtype),
-        }
+        settings |= {"checkpoint": checkpoint, "weights": weights_digest(derainer), "dtype": str(derainer.model.dtype)}
         settings |= options
     report = evaluation.evaluate(derain, pairs, output, perceptual, settings, overwrite)
     typer.echo(report.to_markdown())
@@ -508,8 +504,7 @@ class Run:
 
     def write(self, job: Job, picture: Picture, derained: Picture) -> None:
         try:
-            named = job.target.suffix.lower() in EXTENSIONS
-            save_image(derained, job.target, None if named else derained.format)
+            save_image(derained, job.target, EXTENSIONS.get(job.target.suffix.lower(), derained.format))
             self.write_sheet(job, picture, derained)
             job.date_outputs()
             self.done += 1

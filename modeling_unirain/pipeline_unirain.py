@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from torch import Tensor
 from transformers import AutoModelForImageToImage, Pipeline
 from transformers.image_utils import load_image
@@ -53,8 +53,6 @@ ROUTE_PIXELS = 3 << 21
 LEAST_ROUTE_PIXELS = 1 << 20
 """Their pixels at least, if the image has them, whatever the tile: about 0.6 megapixels of an image."""
 
-ORIENTATION = 0x0112
-"""EXIF's tag; its values are how a picture is turned, beside what turns it back."""
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -64,6 +62,7 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+"""What turns a picture upright, by its EXIF Orientation."""
 
 _OUT_OF_MEMORY = (
     "out of memory",
@@ -533,7 +532,7 @@ def _upright(image: Image.Image) -> Image.Image:
     """Turned by its EXIF Orientation, since rain falls down, and told so. EXIF that cannot be read or written back is left out."""
     image.load()
     try:
-        turn = TURNS.get(image.getexif().get(ORIENTATION))
+        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
     except Exception:  # what Pillow raises differs from one damage to the next
         turn = None
     if turn is None:
@@ -541,7 +540,7 @@ def _upright(image: Image.Image) -> Image.Image:
     turned = image.transpose(turn)
     try:
         exif = turned.getexif()
-        del exif[ORIENTATION]
+        del exif[ExifTags.Base.Orientation]
         turned.info["exif"] = exif.tobytes()
     except Exception:
         turned.info.pop("exif", None)

@@ -138,7 +138,7 @@ class ReferenceIndex:
         difference = np.asarray(self.text_embeddings[rows], dtype=np.float64) - query.astype(np.float64)
         distances = np.sqrt(np.square(difference).sum(axis=1))
         best = np.lexsort((rows, distances))
-        best = best[distances[best] <= distances[best[:k][-1]]] if len(best) else best
+        best = best[distances[best] <= distances[best[:k]].max(initial=0)]
         return rows[best], distances[best]
 
     def reference(self, row: int) -> Reference:

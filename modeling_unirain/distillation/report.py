@@ -144,9 +144,9 @@ def _histograms(verdicts: ShardStore, total: int) -> Iterator[str]:
     position = 0
     for shard in range(verdicts.num_shards):
         table = verdicts.read(shard, ["kept", "references", "votes"])
-        drawn = range(-position % stride, len(table), stride)
+        every = range(-position % stride, len(table), stride)
         position += len(table)
-        for row in table.take(pa.array(drawn, pa.int64())).to_pylist():
+        for row in table.take(pa.array(every, pa.int64())).to_pylist():
             for group, name, value in _scores(row):
                 sides = values.setdefault(group, {}).setdefault(name, {True: [], False: []})
                 sides[row["kept"]].append(value)

@@ -175,15 +175,15 @@ class _Journal:
         except (ValueError, TypeError) as error:
             if not self.overwrite:
                 raise ValueError(f"{self.path} is damaged: delete it, or say --overwrite.") from error
-            complete = []
+            complete, results = [], []
         if complete and complete[0] != self.header:
             if not self.overwrite:
                 raise ValueError(
                     f"{self.path.parent} holds an interrupted evaluation of something else: give another folder, or "
                     "--overwrite."
                 )
-            complete = []
-        self.results = {result.key: result for result in results} if complete else {}
+            results = []
+        self.results = {result.key: result for result in results}
         if self.results:
             logger.info("%d of %d pictures were measured before.", len(self.results), len(self.header["pairs"]))
         kept = [self.header, *map(asdict, self.results.values())]

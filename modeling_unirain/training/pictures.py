@@ -97,7 +97,7 @@ class PictureStore:
         first, places = len(self), range(len(self._columns), len(self._columns) + len(columns))
         self._columns += [(corpus, column, label) for column in columns]
         self._places.extend(array("i", places) * len(rows))
-        self._rows.extend(np.repeat(np.asarray(rows, np.int64), len(columns)).tolist())
+        self._rows.frombytes(np.repeat(np.asarray(rows, np.int64), len(columns)).tobytes())
         return np.arange(first, len(self)).reshape(len(rows), len(columns))
 
     def __len__(self) -> int:
