@@ -179,8 +179,7 @@ class CleanPhotographs:
         self.label = ", ".join(str(path) for path in source.day + source.night)
         self.source = source
         self.store = store
-        self.day = [store.add(path) for folder in source.day for path in _photographs(folder)]
-        self.night = [store.add(path) for folder in source.night for path in _photographs(folder)]
+        self.day, self.night = _without_left_out(source, store)
         self.streaks = [store.add(path) for folder in source.streaks for path in _photographs(folder)]
         possible = [name for name in RainType if name in types and (self.day or name in NIGHT_TYPES)]
         if not possible:
@@ -270,17 +269,10 @@ def _find_pairs(source: PairedSource, types: list[str], store: PictureStore) -> 
     names = _select_types(there, source.types, types, str(source.root))
     pairs_of = {name: [pair for inputs in inputs_of[name] for pair in _match(inputs)] for name in names}
     labels_of = {rainy: _labels(rainy, source.root) for pairs in pairs_of.values() for rainy, _ in pairs}
-    literal = {label for labels in labels_of.values() for label in labels}.intersection(source.leave_out)
-    patterns = set(source.leave_out) - literal
-    found, unused = {}, set(patterns)
+    left_out, unused = _left_out(labels_of, source.leave_out)
+    found = {}
     for name in names:
-        kept = []
-        for rainy, clean in pairs_of[name]:
-            labels = labels_of[rainy]
-            matched = literal & set(labels) | {p for p in patterns if any(fnmatchcase(label, p) for label in labels)}
-            unused -= matched
-            if not matched:
-                kept.append((store.add(rainy), store.add(clean)))
+        kept = [(store.add(rainy), store.add(clean)) for rainy, clean in pairs_of[name] if rainy not in left_out]
         if not kept:
             raise DataError(f"leave_out leaves no pair of {source.root / name}.")
         found[name] = np.asarray(kept)
@@ -290,6 +282,34 @@ def _find_pairs(source: PairedSource, types: list[str], store: PictureStore) -> 
             "a whole set <TYPE>/<NAME>."
         )
     return found
+
+
+def _without_left_out(source: CleanSource, store: PictureStore) -> tuple[list[int], list[int]]:
+    """The store's numbers of the photographs by day and by night."""
+    day, night = ([path for place in places for path in _photographs(place)] for places in (source.day, source.night))
+    labels_of = {path: (path.with_suffix("").as_posix(),) for path in day + night}
+    left_out, unused = _left_out(labels_of, [name.as_posix() for name in source.leave_out])
+    if unused:
+        raise DataError(
+            f"There is no photograph {min(unused)!r} to leave out: name it as it is found below the folders listed, "
+            "without its suffix."
+        )
+    if len(left_out) == len(labels_of):
+        raise DataError("leave_out leaves no photograph of a clean source; leave the source out instead.")
+    return tuple([store.add(path) for path in paths if path not in left_out] for paths in (day, night))
+
+
+def _left_out(labels_of: dict[Path, tuple[str, ...]], names: list[str]) -> tuple[set[Path], set[str]]:
+    """The files that `leave_out` names by one of their labels, and those of its patterns that name none."""
+    literal = {label for labels in labels_of.values() for label in labels}.intersection(names)
+    patterns = set(names) - literal
+    left_out, unused = set(), set(patterns)
+    for path, labels in labels_of.items():
+        matched = literal & set(labels) | {p for p in patterns if any(fnmatchcase(label, p) for label in labels)}
+        unused -= matched
+        if matched:
+            left_out.add(path)
+    return left_out, unused
 
 
 def _labels(rainy: Path, root: Path) -> tuple[str, str]:

@@ -88,6 +88,9 @@ class CleanSource:
     day: list[Path] = field(default_factory=list)
     """Folders, searched with their subfolders, or single pictures."""
     night: list[Path] = field(default_factory=list)
+    leave_out: list[Path] = field(default_factory=list)
+    """Photographs not to be used, as they are found below the folders listed but without their suffixes
+    (`data/clean/day/town/047`), with patterns as for `PairedSource`."""
     streaks: list[Path] = field(default_factory=list)
     """Folders of streak layers (grey on black), some of which are used in place of drawn streaks."""
     types: list[str] | None = None
@@ -106,6 +109,7 @@ class CleanSource:
     def __post_init__(self):
         self.day = _as_paths("day", self.day)
         self.night = _as_paths("night", self.night)
+        self.leave_out = _as_paths("leave_out", self.leave_out)
         self.streaks = _as_paths("streaks", self.streaks)
         _check_source(self)
         if not self.day and not self.night:

@@ -202,6 +202,22 @@ def test_whole_sets_can_be_left_out(tmp_path):
     assert read == {"settled"}
 
 
+def test_photographs_can_be_left_out(tmp_path):
+    targets = [write_pairs(tmp_path / name, "DRS", 12) / "DRS" / "set" / "target" for name in ("day", "night")]
+    names = [folder.as_posix() for folder in targets]
+    source = {"day": targets[:1], "night": targets[1:], "darkened": 0.0}
+    left_out = [f"{names[0]}/1*", f"{names[0]}/[2-9]", f"{names[1]}/3", *(f"{names[1]}/{n}" for n in (0, 1, 10, 11))]
+    dataset = RainDataset(
+        config(CleanSource(**source, leave_out=left_out), types=("DRS", "NRS"), samples_per_epoch=64)
+    )
+    read = {Path(dataset[index]["name"]) for index in range(64)}
+    assert read == {targets[0] / "0.png"} | {targets[1] / f"{number}.png" for number in (2, 4, 5, 6, 7, 8, 9)}
+    with pytest.raises(DataError, match="no photograph '.*target/12' to leave out"):
+        RainDataset(config(CleanSource(**source, leave_out=[f"{names[1]}/12"])))
+    with pytest.raises(DataError, match="leaves no photograph"):
+        RainDataset(config(CleanSource(**source, leave_out=[f"{tmp_path.as_posix()}/*"])))
+
+
 def test_linked_folders_are_read_and_hidden_files_are_not(tmp_path, photographs):
     """A set on another disk: `Path.rglob` passes over linked folders."""
     write_pairs(tmp_path / "elsewhere", "DRS", 3)
