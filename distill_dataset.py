@@ -16,6 +16,7 @@ import errno
 import logging
 import sys
 
+from modeling_unirain.pipeline_unirain import is_out_of_memory
 from modeling_unirain.publishing import publish
 
 
@@ -55,6 +56,11 @@ def run(argv: list[str]) -> int:
     except KeyboardInterrupt:
         logger.error("stopped; the same command goes on from here")
         return 130
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        logger.error("the memory does not suffice; lower --batch_size, and the same command goes on from here")
+        return 1
     except (ValueError, OSError) as error:
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         resume = ": the disk is full; free some space, and the same command goes on from here" if full else ""

@@ -11,6 +11,7 @@ import sys
 from transformers.utils.logging import disable_progress_bar
 
 from modeling_unirain.hub import export_checkpoint, results_table
+from modeling_unirain.pipeline_unirain import is_out_of_memory
 
 
 try:
@@ -56,6 +57,13 @@ if __name__ == "__main__":
     disable_progress_bar()
     try:
         main(parse_arguments(sys.argv[1:]))
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        sys.exit(
+            "train_unirain.py: The memory does not suffice: lower --batch_size or --patch_size (or those of the recipe's phases), or "
+            "crop_size of the validation; --resume_from last goes on."
+        )
     except (ValueError, OSError) as error:
         # Under a launcher every process comes here with the same sentence, save where one of them drew a bad sample.
         says_so = isinstance(error, SampleError) or os.environ.get("RANK", "0") == "0"

@@ -22,6 +22,7 @@ from typer.core import TyperGroup
 
 from . import evaluation
 from .derainer import Derainer, load_derainer
+from .files import as_path
 from .images import (
     EXTENSIONS,
     MAX_PIXELS,
@@ -33,8 +34,9 @@ from .images import (
     save_image,
     write_atomically,
 )
+from .pipeline_unirain import is_out_of_memory
 from .publishing import RepoKind, publish
-from .rain import render_rain
+from .rain import MIN_SIDE, render_rain
 from .sheets import comparison_sheet
 from .types import RainType
 
@@ -57,6 +59,11 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
         except (ValueError, OSError) as error:
             typer.echo(f"Error: {' '.join(str(error).split())}", err=True)
+            raise typer.Exit(1) from error
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            typer.echo("Error: The memory does not suffice for these pictures: give smaller ones.", err=True)
             raise typer.Exit(1) from error
         except KeyboardInterrupt as error:
             typer.echo("Interrupted.", err=True)
@@ -222,7 +229,9 @@ def rain(
 ) -> None:
     """Render rain over a photograph, for test pictures."""
     picture = open_image(photograph).as_8_bit()
-    if output == clean:
+    if min(picture.size) < MIN_SIDE:
+        raise ImageError(f"{photograph} is too small to rain on: at least {MIN_SIDE} pixels a side are needed.")
+    if clean and output.resolve() == clean.resolve():
         raise ImageError(f"The rainy and the clean picture cannot both be {output}.")
     for path in filter(None, (output, clean)):
         format_of(path)
@@ -317,7 +326,7 @@ def plan(inputs: Sequence[str], output: Path, format: str | None, compare: bool)
         suffix = f".{format.lower().lstrip('.')}"
         if suffix not in EXTENSIONS:
             raise ImageError(f"There is no format '{format}' to write: png, jpg, webp, tiff or bmp.")
-    paths = [path for text in inputs for path in expand(text)]
+    paths = [path for text in inputs for path in expand(text, output)]
     if len(paths) == 1 and paths[0].is_file() and output.suffix and not output.is_dir():
         if suffix is None:
             format_of(output)
@@ -340,7 +349,7 @@ def plan(inputs: Sequence[str], output: Path, format: str | None, compare: bool)
             target = output / (source.relative_to(path) if path.is_dir() else source.name)
             target = target.with_suffix(suffix) if suffix else target
             jobs.append(Job(source, target, sheet_beside(target) if compare else None))
-    jobs = list(dict.fromkeys(jobs))  # a picture that was given twice is done once
+    jobs = list({(job.source.resolve(), job.target): job for job in jobs}.values())  # one given twice is done once
     by_output: dict[Path, Job] = {}
     for job in jobs:
         for path in job.outputs:
@@ -357,14 +366,17 @@ def sheet_beside(target: Path) -> Path:
     return target.with_name(f"{target.name}-compare.jpg")
 
 
-def expand(text: str) -> list[Path]:
-    """What one INPUT stands for: itself, or the matches of a glob that the shell did not expand."""
-    path = Path(text).expanduser()
+def expand(text: str, output: Path) -> list[Path]:
+    """What one INPUT stands for: itself, or the matches of a glob that the shell did not expand, save what lies in the output folder
+    since an earlier run and links that lead nowhere."""
+    path = as_path(text)
     if path.exists():
         return [path]
     if not glob.has_magic(text):
         raise ImageError(f"{text} does not exist.")
-    matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
+    found = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
+    results = output.resolve()
+    matches = [match for match in found if match.exists() and not match.resolve().is_relative_to(results)]
     pictures = [match for match in matches if match.is_dir() or match.suffix.lower() in EXTENSIONS]
     if not pictures:
         raise ImageError(f"{text} matches no picture.")
@@ -385,9 +397,12 @@ def claim(folder: Path, derainer: Derainer, self_ensemble: bool, overwrite: bool
     The record is written when either changes and before any picture is: after a kill, what is older is still to do.
     """
     record = folder / RUN_RECORD
-    made = {"weights": weights_digest(derainer), "self_ensemble": self_ensemble}
+    dtype = str(derainer.model.dtype).removeprefix("torch.")
+    made = {"weights": weights_digest(derainer), "self_ensemble": self_ensemble, "dtype": dtype}
     try:
-        noted = {"self_ensemble": False} | json.loads(record.read_text(encoding="utf-8"))  # older versions note none
+        noted = {"self_ensemble": False, "dtype": "float32"} | json.loads(
+            record.read_text(encoding="utf-8")
+        )  # older versions note none
         theirs = {key: noted[key] for key in made}
         name, replaces = noted["checkpoint"], noted["replaces"]
     except FileNotFoundError:
@@ -396,7 +411,9 @@ def claim(folder: Path, derainer: Derainer, self_ensemble: bool, overwrite: bool
         raise ImageError(f"{record} is damaged: delete it, or choose another --output.") from error
     if theirs not in (None, made) and not overwrite:
         way = f"with another checkpoint ({name})"
-        if theirs["weights"] == made["weights"]:
+        if theirs["dtype"] != made["dtype"]:  # which rounds the weights too
+            way = f"with --dtype {theirs['dtype']}"
+        elif theirs["weights"] == made["weights"]:
             way = f"{'with' if theirs['self_ensemble'] else 'without'} --self-ensemble"
         raise ImageError(
             f"{folder} holds pictures made {way}: choose another --output, or replace them with --overwrite."

@@ -1,7 +1,9 @@
-"""Opening a corpus of the Hub or of a local folder with `datasets`."""
+"""Opening a corpus of the Hub or of a local folder with `datasets`, and its pictures as they are stored."""
 
 from pathlib import Path
 from typing import Any
+
+from .files import as_path
 
 
 def load_corpus(place: str | Path, split: str | None = None, streaming: bool = False) -> Any:
@@ -21,8 +23,27 @@ def load_corpus(place: str | Path, split: str | None = None, streaming: bool = F
     """
     import datasets  # only corpora need it
 
-    folder = Path(place).expanduser()
+    folder = as_path(place)
     if not folder.is_dir():
         return datasets.load_dataset(str(place), split=split, streaming=streaming)
     files = datasets.load_dataset_builder(str(folder)).config.data_files
     return datasets.load_dataset(str(folder), data_files=files, split=split, streaming=streaming)
+
+
+def undecoded(data: Any, columns: list[str]) -> Any:
+    """A data set, or a stream of one, whose pictures come as they are stored: `{"bytes", "path"}`, one of them perhaps `None`."""
+    import datasets
+
+    if isinstance(data, datasets.IterableDataset):
+        data = data.decode(False)  # a stream of an image folder decodes by itself, whatever its columns are cast to
+    for column in columns:
+        data = data.cast_column(column, datasets.Image(decode=False))
+    return data
+
+
+def read_stored(path: str) -> bytes:
+    """The file that a stored picture's `path` names, which may be one on the Hub (`hf://...`)."""
+    import fsspec  # comes with `datasets`
+
+    with fsspec.open(path, "rb") as file:
+        return file.read()

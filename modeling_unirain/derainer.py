@@ -125,7 +125,7 @@ def load_derainer(
 def _load_model(name: str | Path, dtype: torch.dtype) -> UniRainForImageDeraining:
     try:
         model, report = UniRainForImageDeraining.from_pretrained(name, dtype=dtype, output_loading_info=True)
-    except (RuntimeError, SafetensorError, StrictDataclassError) as error:
+    except (RuntimeError, AttributeError, TypeError, SafetensorError, StrictDataclassError) as error:
         raise ValueError(f"Checkpoint '{name}' is damaged or from another version: {error}") from error
     if report["missing_keys"]:  # transformers would leave them at random
         raise ValueError(
@@ -155,7 +155,12 @@ def _works(device: str | torch.device) -> str | None:
         torch.nn.functional.conv2d(
             torch.zeros(1, 1, 4, 4, device=device), torch.zeros(1, 1, 3, 3, device=device)
         ).cpu()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch's own, differing by device
+    except (
+        RuntimeError,
+        AssertionError,
+        NotImplementedError,
+        ImportError,
+    ) as error:  # torch's own, differing by device
         return str(error).splitlines()[0]
     return None
 

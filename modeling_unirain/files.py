@@ -68,6 +68,11 @@ def folders_below(root: Path, leave_out: Path | None = None) -> Iterator[Path]:
         yield Path(folder)
 
 
+def as_path(text: str | Path) -> Path:
+    """`~` is the home folder, and what only begins with it (`~moose.jpg`) is taken as it is."""
+    return Path(os.path.expanduser(text))
+
+
 def as_text(name: str) -> str:
     """A name as tables, JSON and pages can hold it. Python stands a surrogate for each byte of a file name that is not UTF-8
     (from an old zip, say): it is written out here, `a\\udce8.jpg`. Other names stay as they are."""
@@ -100,7 +105,7 @@ def _name_in_temporary(name: str) -> str:
 
 
 def _flush(file: Path) -> None:
-    with file.open("rb") as handle:
+    with file.open("r+b") as handle:  # Windows flushes nothing that is only read
         os.fsync(handle.fileno())
 
 

@@ -105,7 +105,7 @@ class UniRainImageProcessor(ResolvesCheckpointNames, PilBackend):
         images = outputs.reconstruction
         if target_sizes is not None and len(target_sizes) != len(images):
             raise ValueError(f"{len(images)} images need as many target sizes, got {len(target_sizes)}.")
-        sizes = target_sizes or [images.shape[-2:]] * len(images)
+        sizes = [images.shape[-2:]] * len(images) if target_sizes is None else target_sizes
         return [
             image[:, :height, :width].float().clamp(0, 1) for image, (height, width) in zip(images, sizes, strict=True)
         ]

@@ -13,8 +13,8 @@ What is decided here:
 - A palette becomes RGB: the derained colours are not in it.
 - EXIF is kept byte for byte (into and out of TIFF: tag by tag), with its Orientation reset since the pixels are upright
   now, and without its thumbnail, which shows the rain. Other metadata (XMP, IPTC, comments) is left out.
-- A JPEG is written with the quantisation tables and subsampling it came with, other pictures with quality 95. A WebP
-  that came lossless stays lossless.
+- A JPEG is written with the quantisation tables it came with and its subsampling (4:4:4 for those that Pillow does not write),
+  other pictures with quality 95. A WebP that came lossless stays lossless.
 - Pillow reads and writes 8 bit. It has no 16-bit RGB, so `imagecodecs` and `tifffile` do those.
 """
 
@@ -465,7 +465,7 @@ def _encoding(image: Image.Image, path: Path) -> dict:
         case "JPEG":
             encoding["qtables"] = image.quantization
             encoding["progressive"] = bool(image.info.get("progressive"))
-            if (subsampling := JpegImagePlugin.get_sampling(image)) >= 0:  # -1: grey and CMYK have none
+            if (subsampling := JpegImagePlugin.get_sampling(image)) >= 0:  # -1: grey, CMYK, 4:4:0 and 4:1:1
                 encoding["subsampling"] = subsampling
         case "PNG":
             encoding["chunks"] = [
@@ -494,13 +494,15 @@ def _png_header_chunks(path: Path) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _riff_chunk_names(path: Path) -> set[bytes]:
-    names = set()
+    """The chunks of a WebP up to its first picture."""
+    names: set[bytes] = set()
     with open(path, "rb") as file:
         file.seek(12)
-        while len(head := file.read(8)) == 8:
+        while not names & {b"VP8 ", b"VP8L"} and len(head := file.read(8)) == 8:
             names.add(head[:4])
             length = int.from_bytes(head[4:], "little")
-            file.seek(length + length % 2, os.SEEK_CUR)
+            # Into an animation's first frame, whose chunks lie behind 16 bytes of its own, and past everything else.
+            file.seek(16 if head[:4] == b"ANMF" else length + length % 2, os.SEEK_CUR)
     return names
 
 
@@ -631,6 +633,8 @@ def _encode_jpeg(picture: Picture) -> bytes:
         options |= {"quality": JPEG_QUALITY, "subsampling": 0}
     if picture.pixels.shape[2] == 1:
         options.pop("subsampling", None)
+    else:
+        options.setdefault("subsampling", 0)
     exif = _EXIF_PREFIX + picture.exif if picture.exif else b""
     if len(exif) > 65533:
         logger.warning("EXIF of %d bytes does not fit into a JPEG and is left out.", len(exif))

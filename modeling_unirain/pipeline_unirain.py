@@ -205,11 +205,6 @@ class UniRainPipeline(Pipeline):
         image = model_outputs["image"]
         return (image[0] if isinstance(image, list) else image).pack()
 
-    def save_pretrained(self, save_directory, **kwargs):
-        """Save weights, config and processor with the code that loads them where this package is not installed."""
-        self.model.config.auto_map = {"AutoModel": f"modeling_unirain.{type(self.model).__name__}"}
-        super().save_pretrained(save_directory, **kwargs)
-
     @torch.inference_mode()
     def restore(
         self,
@@ -268,7 +263,7 @@ class UniRainPipeline(Pipeline):
                 return self._restore_in_tiles(images, side, overlap, on_progress)
             except (RuntimeError, MemoryError) as error:
                 smaller = max(min(side, math.isqrt(pixels)) // 2 // divisor, 1) * divisor
-                if not _is_out_of_memory(error) or smaller < MIN_TILE:
+                if not is_out_of_memory(error) or smaller < MIN_TILE:
                     raise
             # Outside the handler, whose traceback would keep the failed pass's tensors alive
             logger.warning("Out of memory with tiles of %d x %d pixels; trying %d.", side, side, smaller)
@@ -548,10 +543,11 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _numpy(tensor: Tensor) -> np.ndarray:
-    return (tensor.float() if tensor.is_floating_point() else tensor).cpu().numpy()
+    return (tensor.detach().float() if tensor.is_floating_point() else tensor).cpu().numpy()
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out, on whichever device: each says so in another class and other words."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     return any(words in str(error).lower() for words in _OUT_OF_MEMORY)

@@ -194,16 +194,20 @@ def assemble_model(source: Path, staging: Path, repo_id: str) -> Path:
     shutil.copytree(source, staging, ignore=shutil.ignore_patterns(*IGNORED_FOLDERS), dirs_exist_ok=True)
     card = staging / "README.md"
     if card.is_file():
-        card.write_text(card.read_text(encoding="utf-8").replace("REPOSITORY", repo_id), encoding="utf-8")
+        try:
+            text = card.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise PublishingError(f"{source / card.name} is not UTF-8; save it as such.") from error
+        card.write_text(text.replace("REPOSITORY", repo_id), encoding="utf-8")
     config = staging / "config.json"
     if config.is_file() and any(staging.glob("*.safetensors")):
         try:
             settings = json.loads(config.read_text(encoding="utf-8"))
-            # The model's own `save_pretrained` writes its code and an `auto_map`, but nothing of the pipeline.
+            # The package's checkpoints have none, those that strangers to it saved may lack the pipeline.
             if "custom_pipelines" not in settings or not (staging / "pipeline_unirain.py").is_file():
                 _add_code(staging)
         except (OSError, ValueError) as error:
-            reason = " ".join(str(error).split())
+            reason = " ".join(str(error).replace(str(staging), str(source)).split())
             raise PublishingError(f"{source} cannot be loaded as a checkpoint of unirain: {reason}") from error
     return staging
 

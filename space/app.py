@@ -8,6 +8,7 @@ Starts without a network: the checkpoint is bundled with the package. `UNIRAIN_C
 import argparse
 import logging
 import os
+import secrets
 import shutil
 import tempfile
 import threading
@@ -21,7 +22,8 @@ from pathlib import Path
 
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-os.environ.setdefault("GRADIO_TEMP_DIR", os.path.join(tempfile.gettempdir(), "unirain-space"))
+# A cache for each server: Gradio deletes what it knows of, and after a kill it knows nothing.
+os.environ.setdefault("GRADIO_TEMP_DIR", os.path.join(tempfile.gettempdir(), "unirain-space", secrets.token_hex(8)))
 if os.environ.get("SPACES_ZERO_GPU"):  # ordinary Spaces have `spaces` too, but no GPU to lend
     import spaces  # ZeroGPU lends a GPU to each call; it must be imported before torch
 else:
@@ -35,7 +37,7 @@ from PIL import Image
 from modeling_unirain import load_derainer
 from modeling_unirain.images import EXTENSIONS, ImageError, Picture, open_image, save_image
 from modeling_unirain.metrics import compare_pictures
-from modeling_unirain.rain import render_rain
+from modeling_unirain.rain import MIN_SIDE, render_rain
 from modeling_unirain.types import RainType
 
 
@@ -51,7 +53,10 @@ PREVIEW_SIDE = 2048
 """The slider shows at most this many pixels a side, without loss; the download always has all of them."""
 RENDER_SIDE = 1024
 """Photographs for the rain renderer are scaled down to this side: it draws rain as it looks at that size."""
+CACHES = Path(tempfile.gettempdir(), "unirain-space")
 KEEP_SECONDS = 3600
+HEARTBEAT_SECONDS = 60
+"""How often a running server touches its cache. One that was not touched ten times over belongs to none."""
 RESULTS = "unirain-"
 """What the names of the folders with results begin with."""
 PROGRESS = gr.Progress()
@@ -198,6 +203,8 @@ class Demo:
             photograph = open_image(path, max_pixels=MAX_MEGAPIXELS * 1_000_000)
             image = photograph.to_pil().convert("RGB")
             image.thumbnail((RENDER_SIDE, RENDER_SIDE), Image.Resampling.LANCZOS)
+            if min(image.size) < MIN_SIDE:
+                raise ImageError(f"{path} is too narrow for rain.")
             rendered = render_rain(np.asarray(image), TYPE_NAMES[kind], int(seed or 0), severity=severity)
             # The profile of a grey photograph does not describe the RGB values that were made of it
             profile = photograph.icc_profile if photograph.pixels.shape[2] == 3 else b""
@@ -256,18 +263,24 @@ def new_folder() -> Path:
     return Path(tempfile.mkdtemp(prefix=RESULTS, dir=cache))
 
 
-def delete_old_results() -> None:
-    """Gradio deletes what it has shown; this also what nobody was shown, since Cancel was faster or the server was killed."""
-    for folder in Path(os.environ["GRADIO_TEMP_DIR"]).glob(f"{RESULTS}*"):
+def delete_what_is_old() -> None:
+    """Gradio deletes what it has shown; this also results that nobody was shown, since Cancel was faster, and the caches of
+    servers that were killed, uploads and all."""
+    cache = Path(os.environ["GRADIO_TEMP_DIR"])
+    cache.mkdir(parents=True, exist_ok=True)
+    os.utime(cache)
+    old = [(folder, KEEP_SECONDS) for folder in cache.glob(f"{RESULTS}*")]
+    old += [(folder, 10 * HEARTBEAT_SECONDS) for folder in CACHES.glob("*")]
+    for folder, seconds in old:
         with suppress(OSError):  # another server may be deleting it
-            if time.time() - folder.stat().st_mtime > KEEP_SECONDS:
+            if time.time() - folder.stat().st_mtime > seconds:
                 shutil.rmtree(folder)
 
 
 def keep_deleting() -> None:
     while True:
-        delete_old_results()
-        time.sleep(KEEP_SECONDS)
+        delete_what_is_old()
+        time.sleep(HEARTBEAT_SECONDS)
 
 
 def preview(picture: Picture) -> Image.Image:
@@ -374,7 +387,7 @@ def build_page(demo: Demo) -> gr.Blocks:
                     example_gallery(EXAMPLES / "clean", clean, "clean-examples")
                     kind = gr.Radio(list(TYPE_NAMES), value=next(iter(TYPE_NAMES)), label="Rain")
                     severity = gr.Slider(0.1, 1, 0.5, step=0.05, label="Strength")
-                    seed = gr.Number(0, precision=0, label="Seed: another number, other rain")
+                    seed = gr.Number(0, precision=0, minimum=0, label="Seed: another number, other rain")
                     with gr.Row():
                         render = gr.Button("Rain, then derain", variant="primary", elem_id="render")
                         stop_render = gr.Button("Cancel")

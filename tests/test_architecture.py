@@ -23,7 +23,6 @@ ALLOWED = {
     "image_processing_unirain": {"checkpoint_unirain"},
     "pipeline_unirain": HUB_FILES,
     # Leaves.
-    "corpora": set(),
     "files": set(),
     "types": set(),
     "images": {"files"},
@@ -32,18 +31,19 @@ ALLOWED = {
     "options": set(),
     "sheets": set(),
     # What is built on them.
+    "corpora": {"files"},
     "rain": {"types"},
     "derainer": HUB_FILES | {"images"},
     "hub": HUB_FILES | {"files"},
     "publishing": {"distillation", "hub", "modeling_unirain"},
     "evaluation": {"corpora", "files", "images", "metrics", "niqe", "sheets", "types"},
     "training": HUB_FILES | {"corpora", "files", "hub", "images", "metrics", "options", "rain", "sheets", "types"},
-    "distillation": HUB_FILES | {"files", "images", "metrics", "options", "types"},
+    "distillation": HUB_FILES | {"corpora", "files", "images", "metrics", "options", "types"},
     # What only calls.
     "__init__": HUB_FILES | {"derainer", "types"},
-    "cli": {"derainer", "evaluation", "images", "publishing", "rain", "sheets", "types"},
-    "train_unirain.py": {"hub", "training"},
-    "distill_dataset.py": {"distillation", "publishing"},
+    "cli": {"derainer", "evaluation", "files", "images", "pipeline_unirain", "publishing", "rain", "sheets", "types"},
+    "train_unirain.py": {"hub", "pipeline_unirain", "training"},
+    "distill_dataset.py": {"distillation", "pipeline_unirain", "publishing"},
     "space/app.py": {"__init__", "images", "metrics", "rain", "types"},
 }
 

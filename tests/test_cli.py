@@ -92,6 +92,26 @@ def test_linked_folders_are_searched_too(unirain, tmp_path):
     assert tree(tmp_path / "out") - {cli.RUN_RECORD} == {"a.png", "more/b.png"}
 
 
+def test_a_run_given_as_a_glob_goes_on_though_its_results_match(unirain, tmp_path):
+    for name in ("in/a.png", "in/deep/b.png"):
+        picture(tmp_path / name)
+    (tmp_path / "in" / "broken.png").symlink_to(tmp_path / "nowhere.png")
+    run = (tmp_path / "**" / "*.png", "-o", tmp_path / "out")
+    assert "Derained 2 of 2" in unirain(*run)
+    assert "Skipped 2 finished" in unirain(*run)
+
+
+def test_a_picture_given_twice_is_done_once_however_it_is_spelled(unirain, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "Derained 1 of 1" in unirain(picture(tmp_path / "a.png"), "a.png", "./a.png", "-o", tmp_path / "out")
+
+
+def test_a_name_that_begins_with_a_tilde_is_a_name(unirain, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    picture(tmp_path / "~moose.png")
+    assert "Derained 1 of 1" in unirain("~moose.png", "-o", "out.png")
+
+
 def test_globs_files_and_folders_together(unirain, tmp_path):
     picture(tmp_path / "in" / "a1.png")
     picture(tmp_path / "in" / "a2.png")
@@ -219,6 +239,22 @@ def test_demo_derains_the_examples_and_lays_them_out(tiny_checkpoint, tmp_path, 
     assert result.exit_code == 1 and "not installed" in result.output
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the memory of a process is limited as Linux does")
+def test_too_little_memory_is_one_sentence(tmp_path):
+    Image.new("RGB", (5000, 5000), (90, 120, 60)).save(tmp_path / "large.png")
+    code = """
+import resource, sys
+from modeling_unirain import cli
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (500 << 20),) * 2)
+sys.argv = ["unirain", "rain", "large.png", "-o", "rainy.png"]
+cli.main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and tree(tmp_path) == {"large.png"}
+    one_sentence(done.stderr, "memory does not suffice")
+
+
 def test_rain_writes_both_pictures_or_none(tmp_path):
     photograph = picture(tmp_path / "a.png", 64, 64)
 
@@ -231,6 +267,7 @@ def test_rain_writes_both_pictures_or_none(tmp_path):
     one_sentence(rain("-o", out, "--clean", tmp_path / "clean.xyz", code=1), "clean.xyz does not say")
     one_sentence(rain("-o", tmp_path / "rainy", "--clean", clean, code=1), "rainy does not say")
     one_sentence(rain("-o", out, "--clean", out, code=1), "cannot both be")
+    one_sentence(rain("-o", out, "--clean", tmp_path / "x" / ".." / out.name, code=1), "cannot both be")
     assert tree(tmp_path) == {"a.png"}
     rain("-o", out, "--clean", clean)
     assert open_image(out).size == open_image(clean).size == (64, 64)
@@ -299,6 +336,7 @@ def test_pictures_of_one_way_are_not_taken_as_finished_the_other(unirain, tmp_pa
     run, ensemble = (tmp_path / "in", "-o", tmp_path / "out"), "--self-ensemble"
     unirain(*run)
     one_sentence(unirain(*run, ensemble, code=1), "made without --self-ensemble")
+    one_sentence(unirain(*run, "--dtype", "bfloat16", code=1), "made with --dtype float32")
     before = (tmp_path / "out" / "a.png").read_bytes()
     unirain(*run, ensemble, "--overwrite")
     assert (tmp_path / "out" / "a.png").read_bytes() != before

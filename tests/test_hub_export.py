@@ -35,7 +35,12 @@ processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
 model = AutoModelForImageToImage.from_pretrained(folder, trust_remote_code=True).eval()
 with torch.no_grad():
     by_hand = model(**processor(image, return_tensors="pt")).reconstruction.numpy()
-derained = pipeline("image-to-image", model=folder, trust_remote_code=True, device="cpu")(image)
+model.save_pretrained("tuned")
+processor.save_pretrained("tuned")
+derained = pipeline("image-to-image", model="tuned", trust_remote_code=True, device="cpu")(image)
+np.testing.assert_array_equal(
+    derained, pipeline("image-to-image", model=folder, trust_remote_code=True, device="cpu")(image)
+)
 np.savez(output, by_hand=by_hand, derained=np.asarray(derained))
 """
 
@@ -98,6 +103,14 @@ def test_an_export_works_where_the_package_is_not_installed(model, export, tmp_p
         assert found["derained"].shape == pixels.shape
         expected = (expected[0, :, :37, :50].clamp(0, 1) * 255).round().byte().permute(1, 2, 0)
         assert np.abs(found["derained"].astype(int) - expected.numpy()).max() <= 1
+
+
+def test_what_a_model_saves_is_enough_for_a_pipeline(model, export, tmp_path):
+    """By the ways of transformers, without `export_checkpoint`; of a model whose code came with a checkpoint too (above)."""
+    model.save_pretrained(tmp_path)
+    UniRainImageProcessor(size_divisor=model.config.size_divisor).save_pretrained(tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} == {file.name for file in export.iterdir()} - {"README.md"}
+    assert json.loads((tmp_path / "config.json").read_text()) == json.loads((export / "config.json").read_text())
 
 
 def test_an_export_holds_no_pickle_and_everyone_may_read_it(export):

@@ -81,7 +81,7 @@ def test_padding_reflects_and_replicates_one_pixel(processor):
 
 def test_what_is_padded_is_cropped_and_clamped_again(processor):
     outputs = SimpleNamespace(reconstruction=torch.randn(2, 3, 32, 48))
-    first, second = processor.post_process_image_deraining(outputs, [(17, 33), (32, 48)])
+    first, second = processor.post_process_image_deraining(outputs, torch.tensor([(17, 33), (32, 48)]))
     assert first.shape == (3, 17, 33) and second.shape == (3, 32, 48)
     assert torch.equal(first, outputs.reconstruction[0, :, :17, :33].clamp(0, 1))
     with pytest.raises(ValueError, match="as many target sizes"):

@@ -425,6 +425,20 @@ def test_grey_and_cmyk_jpegs_can_be_written_back(tmp_path):
         assert result.pixels.shape == (48, 64, 1 if mode == "L" else 3)
 
 
+@pytest.mark.parametrize("subsampling", ["440", "411"])
+def test_jpeg_of_a_subsampling_that_pillow_does_not_write_loses_no_more_colour(tmp_path, subsampling):
+    (tmp_path / "a.jpg").write_bytes(imagecodecs.jpeg8_encode(smooth(), level=90, subsampling=subsampling))
+    save_image(open_image(tmp_path / "a.jpg"), tmp_path / "b.jpg")
+    assert open_image(tmp_path / "b.jpg").encoding["subsampling"] == 0
+
+
+def test_a_lossless_animation_stays_lossless(tmp_path):
+    frames = [Image.fromarray(np.random.default_rng(seed).integers(0, 256, (9, 9, 3), np.uint8)) for seed in (0, 1)]
+    for lossless in (True, False):
+        frames[0].save(tmp_path / "a.webp", save_all=True, append_images=frames[1:], lossless=lossless)
+        assert open_image(tmp_path / "a.webp").encoding["lossless"] == lossless
+
+
 def test_webp_stays_as_lossy_or_lossless_as_it_came(tmp_path):
     for lossless, marker in ((True, b"VP8L"), (False, b"VP8 ")):
         Image.fromarray(smooth()).save(tmp_path / "a.webp", lossless=lossless, icc_profile=SRGB)

@@ -588,8 +588,27 @@ def test_results_that_nobody_was_shown_are_deleted_when_they_are_old(app, demo, 
     old, new = demo.restore(photograph).file, demo.restore(photograph).file
     hours_ago = time.time() - app["KEEP_SECONDS"] - 60
     os.utime(old.parent, (hours_ago, hours_ago))
-    app["delete_old_results"]()
+    app["delete_what_is_old"]()
     assert not old.parent.exists() and new.exists()
+
+
+def test_what_a_killed_server_left_is_deleted_and_what_a_running_one_has_is_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    caches = []
+    for _ in range(2):
+        monkeypatch.setenv("GRADIO_TEMP_DIR", "")
+        monkeypatch.delenv("GRADIO_TEMP_DIR")
+        app = runpy.run_path(str(ROOT / "space" / "app.py"))
+        app["delete_what_is_old"]()
+        caches.append(Path(os.environ["GRADIO_TEMP_DIR"]))
+        (caches[-1] / "deadbeef").mkdir()
+        (caches[-1] / "deadbeef" / "private.jpg").touch()
+    killed, running = caches
+    long_ago = time.time() - 11 * app["HEARTBEAT_SECONDS"]
+    for folder in (killed, running, running / "deadbeef"):
+        os.utime(folder, (long_ago, long_ago))
+    app["delete_what_is_old"]()
+    assert not killed.exists() and (running / "deadbeef" / "private.jpg").exists()
 
 
 def test_requirements_are_what_the_vendored_package_imports():

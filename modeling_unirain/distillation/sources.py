@@ -30,6 +30,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from modeling_unirain.corpora import read_stored, undecoded
 from modeling_unirain.distillation.records import ImageLocation, RainPair, Reference
 from modeling_unirain.distillation.shards import Process, at_work, stage_key, wait_for
 from modeling_unirain.files import as_text, write_json, written
@@ -86,18 +87,26 @@ def list_references(references: list[str], fetch: Callable[[str], Path | None]) 
 
 
 def _pairs_of(candidate: str, fetch: Callable, taken: Counter) -> Iterator[Identified]:
-    name, files = _parquet_files(candidate, fetch)
+    name, place, files = _parquet_files(candidate, fetch)
     if files is not None:
-        yield from _pairs_of_parquet(name, files, taken)
+        if os.path.isdir(candidate) and next(_folders_of_pairs(place), None):
+            raise ValueError(f"{candidate} holds Parquet files as well as folders of pairs: name them one by one")
+        yield from _pairs_of_parquet(name, place, files, taken)
         return
     root = Path(os.path.abspath(candidate))
+    for folder, kind in _folders_of_pairs(root):
+        read = _pairs_side_by_side if kind == "pair" else _pairs_of_folders
+        yield from read(root, folder, taken)
+
+
+def _folders_of_pairs(root: Path) -> Iterator[tuple[Path, str]]:
+    """The folders that hold `input` and `target`, or `pair`, and which of the two."""
     for folder, subfolders, _ in os.walk(root, followlinks=True):
         subfolders.sort()
-        folder = Path(folder)
         if "input" in subfolders and "target" in subfolders:
-            yield from _pairs_of_folders(root, folder, taken)
+            yield Path(folder), "input"
         if "pair" in subfolders:
-            yield from _pairs_side_by_side(root, folder, taken)
+            yield Path(folder), "pair"
         subfolders[:] = [name for name in subfolders if name not in ("input", "target", "pair")]
 
 
@@ -136,7 +145,7 @@ def _pairs_side_by_side(root: Path, folder: Path, taken: Counter) -> Iterator[Id
         yield record, (_identity(path),)
 
 
-def _pairs_of_parquet(name: str, files: list[Path], taken: Counter) -> Iterator[Identified]:
+def _pairs_of_parquet(name: str, place: Path, files: list[Path], taken: Counter) -> Iterator[Identified]:
     source = _unique_source(name, None, taken)
     for file in files:
         schema = _schema_of(file)
@@ -145,12 +154,12 @@ def _pairs_of_parquet(name: str, files: list[Path], taken: Counter) -> Iterator[
             raise ValueError(f"{file} has no column '{missing[0]}': a data set of pairs has 'input' and 'target'")
         for column in ("input", "target"):
             _check_holds_pictures(file, schema.field(column))
-        for row, rain_type, stem in _parquet_rows(file, "input"):
+        for row, rain_type, stem in _parquet_rows(place, file, "input"):
             record = RainPair(
                 pair_id=_pair_id(source, rain_type, stem),
                 source=source,
                 rain_type=rain_type,
-                origin=f"{name}/{file.name}#{row}",
+                origin=f"{name}/{file.relative_to(place).as_posix()}#{row}",
                 input=ImageLocation(str(file), row, "input"),
                 target=ImageLocation(str(file), row, "target"),
             )
@@ -158,7 +167,7 @@ def _pairs_of_parquet(name: str, files: list[Path], taken: Counter) -> Iterator[
 
 
 def _references_of(source: str, fetch: Callable, taken: Counter) -> Iterator[Identified]:
-    name, files = _parquet_files(source, fetch)
+    name, place, files = _parquet_files(source, fetch)
     if files is not None:
         unique = _unique_source(name, None, taken)
         for file in files:
@@ -167,9 +176,10 @@ def _references_of(source: str, fetch: Callable, taken: Counter) -> Iterator[Ide
             if column is None:
                 raise ValueError(f"{file} has no column 'image' or 'input' to read references from")
             _check_holds_pictures(file, schema.field(column))
-            for row, rain_type, stem in _parquet_rows(file, column):
+            for row, rain_type, stem in _parquet_rows(place, file, column):
                 location = ImageLocation(str(file), row, column)
-                record = Reference(f"{unique}/{stem}", unique, rain_type, f"{name}/{file.name}#{row}", location)
+                origin = f"{name}/{file.relative_to(place).as_posix()}#{row}"
+                record = Reference(f"{unique}/{stem}", unique, rain_type, origin, location)
                 yield record, (_identity(file),)
         return
     root = Path(os.path.abspath(source))
@@ -182,17 +192,17 @@ def _references_of(source: str, fetch: Callable, taken: Counter) -> Iterator[Ide
         yield record, (_identity(path),)
 
 
-def _parquet_files(source: str, fetch: Callable) -> tuple[str, list[Path] | None]:
-    """Name of the data set and its Parquet files; no list at all for a plain folder of pictures."""
+def _parquet_files(source: str, fetch: Callable) -> tuple[str, Path, list[Path] | None]:
+    """Name of the data set, the folder it lies in and its Parquet files; no list at all for a plain folder of pictures."""
     path = Path(os.path.abspath(source))
     if path.is_file() and path.suffix == ".parquet":
-        return path.stem, _openable([path])
+        return path.stem, path.parent, _openable([path])
     fetched = fetch(source)
     if fetched is not None:
-        return source.rstrip("/").split("/")[-1], sorted(fetched.glob("*.parquet"))
+        return source.rstrip("/").split("/")[-1], fetched, sorted(fetched.glob("*.parquet"))
     if not path.is_dir():
         raise ValueError(f"{source} is neither a folder nor a Parquet file")
-    return path.name, _openable(sorted(path.rglob("*.parquet"))) or None
+    return path.name, path, _openable(sorted(path.rglob("*.parquet"))) or None
 
 
 def _openable(files: list[Path]) -> list[Path]:
@@ -222,8 +232,8 @@ def _check_holds_pictures(file: Path, field: pa.Field) -> None:
         raise ValueError(f"{file} holds no encoded pictures in column '{field.name}', but {field.type}")
 
 
-def _parquet_rows(file: Path, column: str) -> Iterator[tuple[int, str | None, str]]:
-    """Row number, type and stem of every row, without reading a picture."""
+def _parquet_rows(place: Path, file: Path, column: str) -> Iterator[tuple[int, str | None, str]]:
+    """Row number, type and stem of every row, without reading a picture. Files of one name lie in different folders of a data set."""
     with pq.ParquetFile(file) as parquet:
         schema = parquet.schema_arrow
         type_column = next((name for name in TYPE_COLUMNS if name in schema.names), None)
@@ -237,7 +247,7 @@ def _parquet_rows(file: Path, column: str) -> Iterator[tuple[int, str | None, st
             pictures = batch.column(column).to_pylist() if has_path else [None] * batch.num_rows
             for value, picture in zip(types, pictures, strict=True):
                 rain_type = names[value] if names and isinstance(value, int) and 0 <= value < len(names) else value
-                stem = f"{file.stem}-{row:06d}"
+                stem = f"{_stem(place, file)}-{row:06d}"
                 if picture and picture["path"]:
                     stem += "-" + Path(picture["path"]).stem
                 yield row, None if rain_type in (None, -1) else str(rain_type), stem
@@ -391,14 +401,10 @@ def _open_hub(repo: str, commit: str, split: str | None) -> Iterator[dict]:
 
 def _rows(data: Any) -> Iterator[dict]:
     """Rows with the pictures' own bytes and the type's name."""
-    from datasets import Image
-
     pictures = [name for name in ("input", "target", "image") if name in data.column_names]
     type_column = next((name for name in TYPE_COLUMNS if name in data.column_names), None)
     label = data.features[type_column] if type_column and data.features else None
-    for name in pictures:
-        data = data.cast_column(name, Image(decode=False))
-    for row in data:
+    for row in undecoded(data, pictures):
         fetched = {name: _embedded(row[name]) for name in pictures}
         value = row[type_column] if type_column else None
         fetched["type"] = label.int2str(value) if hasattr(label, "int2str") and isinstance(value, int) else value
@@ -408,7 +414,7 @@ def _rows(data: Any) -> Iterator[dict]:
 def _embedded(picture: dict | None) -> dict:
     if picture is None:
         return {"bytes": None, "path": None}
-    data = picture["bytes"] if picture["bytes"] is not None else Path(picture["path"]).read_bytes()
+    data = picture["bytes"] if picture["bytes"] is not None else read_stored(picture["path"])
     return {"bytes": data, "path": Path(picture["path"]).name if picture["path"] else None}
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from huggingface_hub import HfApi, constants
 
 from ..corpora import load_corpus
-from ..files import as_text, folders_below
+from ..files import as_path, as_text, folders_below
 from ..images import is_called_a_picture, pictures_below, read_rgb, rgb_of
 from ..types import RainType
 
@@ -70,7 +70,7 @@ def find_pairs(
         ValueError: nothing to measure there, a picture or folder without its twin, two pictures of one name, no such split.
         OSError: the Hub cannot be reached.
     """
-    root = Path(data).expanduser()
+    root = as_path(data)
     if root.is_file() and root.suffix not in CORPUS_SUFFIXES:
         raise ValueError(f"{data} is a file: give the folder that holds the pictures.")
     if not root.exists() and not HUB_ID.fullmatch(str(data)):
@@ -226,7 +226,7 @@ def _corpus_pairs(data: str, split: str | None) -> list[EvaluationPair]:
 
 def _load_splits(data: str, datasets) -> dict:
     """Split name -> rows, of whatever `datasets` can load."""
-    root = Path(data).expanduser()
+    root = as_path(data)
     try:
         if not root.exists() and not constants.HF_HUB_OFFLINE:
             HfApi().dataset_info(

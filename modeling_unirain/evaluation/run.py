@@ -145,7 +145,8 @@ def _save_sheets(derain: Derain, pairs: dict, report: EvaluationReport, folder: 
 
 
 def _sheet_name(rain_type: str, dataset: str) -> str:
-    return re.sub(r"[^\w.-]+", "_", f"{rain_type}-{dataset}") + ".png"
+    """No two share one: what a file's name may not hold is written as its number."""
+    return re.sub(r"[^\w.-]", lambda match: f"~{ord(match[0]):x}~", f"{rain_type}-{dataset}") + ".png"
 
 
 def _sheets_of_an_earlier(report: Path) -> set[str]:

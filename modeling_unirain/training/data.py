@@ -49,7 +49,7 @@ class DataConfig:
     """Side of the square crops in pixels (paper: 128). A smaller picture is padded by reflection."""
     samples_per_epoch: int = 10_000
     """An epoch is a count of samples, not a pass over the data; within a source, nothing is repeated before everything has
-    been seen."""
+    been seen (or drawn over: night samples are of photographs by night or by day, whichever is drawn)."""
     rotate: bool = True
     """Turn samples by all eight symmetries of the square, as the paper does, though a turn by 90 degrees lets streaks fall
     sideways. Otherwise only mirror left and right."""

@@ -12,6 +12,7 @@ Unusual here:
 
 import json
 import logging
+import math
 import os
 import shutil
 import signal
@@ -27,7 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.utils import ProjectConfiguration, gather_object, send_to_device, set_seed
+from accelerate.utils import ProjectConfiguration, broadcast_object_list, gather_object, send_to_device, set_seed
 from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -312,6 +313,7 @@ class Trainer:
         if self.checkpoint is not None:
             self._restore(self.checkpoint)
             self._compare_with_before()
+            self._forget_a_best_that_is_gone()
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             self.options.output_dir.mkdir(parents=True, exist_ok=True)
@@ -354,6 +356,19 @@ class Trainer:
         for name, value in json.loads(json.dumps(self.arguments.as_dict(), default=str)).items():
             if name in before and before[name] != value and name not in ("resume_from", "max_minutes"):
                 logger.warning(f"`{name}` is now {value}; it was {before[name]}.")
+
+    def _forget_a_best_that_is_gone(self) -> None:
+        """A checkpoint gone on from in another folder, or gone back to, may tell of a best one that is not there to be exported."""
+        best = self.progress.best
+        if best is None:
+            return
+        (is_here,) = broadcast_object_list([self.checkpoints.path(best["step"]).is_dir()])
+        if not is_here:
+            logger.warning(f"The best round so far, of step {best['step']}, no longer counts: its checkpoint is gone.")
+            self.progress.best = {
+                **best,
+                "psnr": -math.inf,
+            }  # its pictures are still what the next round is compared by
 
     # Data
 

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from ..corpora import read_stored
 from ..images import read_rgb, rgb_of
 
 
@@ -200,12 +201,13 @@ def _read_file(path: Path) -> np.ndarray:
 
 
 def decode(source: io.BytesIO | str | None, label: str) -> np.ndarray:
-    """A corpus's picture: the bytes of a file, or the path of one."""
+    """A corpus's picture: the bytes of a file, or the path of one, perhaps on the Hub."""
     if source is None:
         raise DataError(f"{label} holds no picture; choose a split that has pictures, such as 'distilled'.")
-    if isinstance(source, str):
+    if isinstance(source, str) and "://" not in source:
         return _read_file(Path(source))
     try:
+        source = io.BytesIO(read_stored(source)) if isinstance(source, str) else source
         with Image.open(source) as image:
             return rgb_of(image)
     except Exception as error:  # Pillow raises half a dozen types for files that are broken in different ways

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..corpora import load_corpus
+from ..corpora import load_corpus, undecoded
+from ..files import as_path
 from ..images import EXTENSIONS, is_called_a_picture
 from ..rain import MIN_SIDE, apply_grade, draw_grade, render_rain
 from ..types import RainType
@@ -160,13 +161,22 @@ class StreamedCorpus:
         while True:
             found = False
             # `iter` and not `__iter__`, which in a DataLoader worker would hand out only that worker's shards.
-            for number, batch in enumerate(self._stream.iter(batch_size=1)):
-                row = {key: values[0] for key, values in batch.items()}
+            for number, row in enumerate(self._whole_stream()):
                 if _type_of(row["type"], self._names) == type_name:
                     found = True
                     yield number, row
             if not found:
                 raise DataError(f"{self.label} holds no row of type {type_name}; leave it out of the source's types.")
+
+    def _whole_stream(self) -> Iterator[dict]:
+        number = 0
+        try:
+            for batch in self._stream.iter(batch_size=1):
+                yield {key: values[0] for key, values in batch.items()}
+                number += 1
+        except Exception as error:  # of pyarrow, `datasets` or the network
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise DataError(f"{self.label} cannot be read from row {number} on: {reason}") from error
 
     def __getstate__(self):
         return self.__dict__ | {"_cursors": {}}
@@ -294,8 +304,9 @@ def _without_left_out(source: CleanSource, store: PictureStore) -> tuple[list[in
             f"There is no photograph {min(unused)!r} to leave out: name it as it is found below the folders listed, "
             "without its suffix."
         )
-    if len(left_out) == len(labels_of):
-        raise DataError("leave_out leaves no photograph of a clean source; leave the source out instead.")
+    for time, paths in (("day", day), ("night", night)):
+        if paths and left_out.issuperset(paths):
+            raise DataError(f"leave_out leaves no photograph by {time} of a clean source: leave {time} out instead.")
     return tuple([store.add(path) for path in paths if path not in left_out] for paths in (day, night))
 
 
@@ -382,7 +393,7 @@ def _open_corpus(source: CorpusSource):
     import datasets  # only corpora need it
 
     label = f"{source.path} ({source.split})"
-    path = Path(source.path).expanduser()
+    path = as_path(source.path)
     try:
         if (path / "dataset_dict.json").is_file():
             corpus = datasets.load_from_disk(path)
@@ -411,14 +422,18 @@ def _open_corpus(source: CorpusSource):
         )
     kind = corpus.features["type"] if corpus.features else None
     names = kind.names if isinstance(kind, datasets.ClassLabel) else None
-    corpus = corpus.select_columns(["input", "target", "type"])
     for column in ("input", "target"):
-        corpus = corpus.cast_column(column, datasets.Image(decode=False))
-    return corpus, names
+        feature = (
+            corpus.features[column] if corpus.features else datasets.Image()
+        )  # unknown before the first row is read
+        if not isinstance(feature, datasets.Image):
+            raise DataError(f"The corpus {label} holds no pictures in column {column!r}, but {feature}.")
+    return undecoded(corpus, ["input", "target"]).select_columns(["input", "target", "type"]), names
 
 
 def _type_of(value, names: list[str] | None) -> str | None:
-    if value is None:
+    """`None` for a pair without a type, which a ClassLabel says by -1."""
+    if value is None or (names is not None and value < 0):
         return None
     return str(value) if names is None else names[value]
 

@@ -100,8 +100,12 @@ class RunLog:
 
     def _append(self, name: str, record: dict[str, Any]) -> None:
         if self.accelerator.is_main_process:
-            with (self.output_dir / name).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(_without_nan(record), allow_nan=False) + "\n")
+            line = json.dumps(_without_nan(record), allow_nan=False) + "\n"
+            try:
+                with (self.output_dir / name).open("a", encoding="utf-8") as file:
+                    file.write(line)
+            except OSError as error:  # which does not name the file where the disk is full
+                raise OSError(f"{self.output_dir / name} cannot be written: {error.strerror or error}.") from error
 
     @staticmethod
     def _truncate(file: Path, step: int) -> None:

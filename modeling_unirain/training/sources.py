@@ -5,6 +5,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import get_args
 
+from ..files import as_path
 from ..rain import check_styles
 from ..types import RainType
 from .pictures import DataError
@@ -181,7 +182,7 @@ def _as_paths(name: str, value) -> list[Path]:
     paths = _as_list(value)
     if not all(isinstance(path, (str, Path)) for path in paths):
         raise DataError(f"{name} must be a path or a list of paths, got {value!r}.")
-    return [Path(path).expanduser() for path in paths]
+    return [as_path(path) for path in paths]
 
 
 def _check_source(source: Source) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from distillation.tiny_checkpoints import tiny_tokenizer
-from distillation.tiny_corpus import arguments, backends
+from distillation.tiny_corpus import arguments, backends, save_pair
 
 import distill_dataset
 from modeling_unirain.distillation.arguments import parse_arguments
@@ -164,3 +164,41 @@ def test_candidates_can_come_from_the_hub(data, tmp_path, hub):
     again = subprocess.run(command, env=hub.env, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr[-2000:]
     assert f"seen={first.kept}, kept={first.kept}" in again.stdout
+
+
+def test_folders_of_pictures_on_the_hub_are_fetched(tmp_path, hub):
+    """Pairs named by metadata, and plain photographs: `datasets` streams them otherwise than Parquet."""
+    from huggingface_hub import HfApi
+
+    save_pair(tmp_path / "pairs", "001", seed=1)
+    names = [{"input_file_name": "input/001.png", "target_file_name": "target/001.png"}]
+    (tmp_path / "pairs" / "metadata.jsonl").write_text("\n".join(map(json.dumps, names)))
+    save_pair(tmp_path / "real", "002", seed=2)
+    for name in ("pairs", "real"):
+        HfApi().create_repo(f"me/{name}", repo_type="dataset")
+        HfApi().upload_folder(folder_path=tmp_path / name, repo_id=f"me/{name}", repo_type="dataset")
+    script = (
+        "import sys; from pathlib import Path\n"
+        "from modeling_unirain.distillation.reading import read_bytes\n"
+        "from modeling_unirain.distillation.shards import Process\n"
+        "from modeling_unirain.distillation.sources import Fetcher, list_pairs, list_references\n"
+        ""
+        "fetch = Fetcher(Path(sys.argv[1]), Process(), timeout=1)\n"
+        "for pair, _ in list_pairs(['me/pairs'], fetch):\n"
+        "    print(pair.pair_id, len(read_bytes(pair.input)), len(read_bytes(pair.target)))\n"
+        "for reference, _ in list_references(['me/real'], fetch):\n"
+        "    print(reference.reference_id, len(read_bytes(reference.image)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "work")], env=hub.env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    sizes = {
+        name: (tmp_path / name).stat().st_size
+        for name in ("pairs/input/001.png", "pairs/target/001.png", "real/input/002.png", "real/target/002.png")
+    }
+    assert done.stdout.splitlines() == [
+        f"pairs/untyped/000000-000000-001 {sizes['pairs/input/001.png']} {sizes['pairs/target/001.png']}",
+        f"real/000000-000000-002 {sizes['real/input/002.png']}",
+        f"real/000000-000001-002 {sizes['real/target/002.png']}",
+    ]

@@ -91,6 +91,23 @@ def test_folder_of_parquet_serves_as_references_too(tmp_path):
     assert [reference.rain_type for reference in references(tmp_path)] == ["DRS", "snow", "DRS"]
 
 
+def test_parquet_files_of_one_name_in_different_folders_keep_their_rows_apart(tmp_path):
+    for config in ("a", "b"):
+        dataset(2).to_parquet(str(tmp_path / "set" / config / "train.parquet"))
+    found = pairs(tmp_path / "set")
+    assert [pair.pair_id for pair in found][::2] == ["set/DRS/a/train-000000", "set/DRS/b/train-000000"]
+    assert [pair.origin for pair in found][::2] == ["set/a/train.parquet#0", "set/b/train.parquet#0"]
+    assert len({reference.reference_id for reference in references(tmp_path / "set")}) == 4
+
+
+def test_parquet_beside_folders_of_pairs_is_refused_since_only_one_would_be_read(tmp_path):
+    save_pair(tmp_path / "both" / "DRS" / "set", "001", seed=1)
+    dataset(2).to_parquet(str(tmp_path / "both" / "more" / "part.parquet"))
+    with pytest.raises(ValueError, match="both holds Parquet files as well as folders of pairs: name them one by one"):
+        pairs(tmp_path / "both")
+    assert len(pairs(tmp_path / "both" / "DRS", tmp_path / "both" / "more")) == 3
+
+
 def test_what_save_to_disk_wrote_is_fetched_into_parquet_once(tmp_path):
     dataset().save_to_disk(str(tmp_path / "saved"))
     assert len(load_from_disk(str(tmp_path / "saved"))) == 5

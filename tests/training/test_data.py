@@ -1,5 +1,6 @@
 """Data: what a sample depends on, how samples are dealt, that crops stay aligned, and what bad data is told."""
 
+import json
 import logging
 import math
 import pickle
@@ -214,7 +215,7 @@ def test_photographs_can_be_left_out(tmp_path):
     assert read == {targets[0] / "0.png"} | {targets[1] / f"{number}.png" for number in (2, 4, 5, 6, 7, 8, 9)}
     with pytest.raises(DataError, match="no photograph '.*target/12' to leave out"):
         RainDataset(config(CleanSource(**source, leave_out=[f"{names[1]}/12"])))
-    with pytest.raises(DataError, match="leaves no photograph"):
+    with pytest.raises(DataError, match="leaves no photograph by day"):
         RainDataset(config(CleanSource(**source, leave_out=[f"{tmp_path.as_posix()}/*"])))
 
 
@@ -392,18 +393,28 @@ def whole_stream(source: CorpusSource) -> ValidationSet:
     )
 
 
-def test_corpus_on_the_hub_whole_and_streamed(hub, hub_like_folder):
+@pytest.mark.parametrize("kind", ["parquet", "pictures"])
+def test_corpus_on_the_hub_whole_and_streamed(hub, hub_like_folder, tmp_path, kind):
     """In a subprocess, since `datasets` reads the Hub's address when it is imported; streamed by a worker as well."""
     from huggingface_hub import HfApi
 
+    folder = hub_like_folder
+    if kind == "pictures":  # which `datasets` streams otherwise
+        folder, lines = tmp_path / "pictures", []
+        for number in range(8):
+            for side, pixels in (("input", picture(number)), ("target", 255 - picture(number))):
+                write(folder / side / f"{number}.png", pixels)
+            files = {f"{side}_file_name": f"{side}/{number}.png" for side in ("input", "target")}
+            lines.append(json.dumps({**files, "type": "haze" if number % 3 == 0 else "NRD"}))
+        (folder / "metadata.jsonl").write_text("\n".join(lines))
     HfApi().create_repo("me/rain", repo_type="dataset", private=True)
-    HfApi().upload_folder(folder_path=hub_like_folder, repo_id="me/rain", repo_type="dataset")
+    HfApi().upload_folder(folder_path=folder, repo_id="me/rain", repo_type="dataset")
     code = """
 import sys
 from torch.utils.data import DataLoader
 from modeling_unirain.training.data import CorpusSource, DataConfig, RainDataset
 for streaming, workers in ((False, 0), (True, 0), (True, 1)):
-    source = CorpusSource("me/rain", streaming=streaming)
+    source = CorpusSource("me/rain", streaming=streaming, types=["NRD", "haze"])
     config = DataConfig([source], types=["NRD", "haze"], patch_size=16, samples_per_epoch=10)
     samples = list(DataLoader(RainDataset(config), batch_size=None, num_workers=workers))
     print(sorted({sample["name"].split(" of ")[0] for sample in samples}))
@@ -411,6 +422,41 @@ for streaming, workers in ((False, 0), (True, 0), (True, 1)):
     done = subprocess.run([sys.executable, "-c", code], env=hub.env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.splitlines() == [str([f"row {number}" for number in range(8)])] * 3
+
+
+@pytest.mark.parametrize("streaming", [False, True], ids=["whole", "streamed"])
+def test_a_pair_labelled_as_nothing_is_of_no_type(tmp_path, streaming):
+    datasets = pytest.importorskip("datasets")
+    corpus = build_corpus(6)
+    labels = [-1 if number < 2 else label for number, label in enumerate(corpus["type"])]
+    features = corpus.features
+    corpus = corpus.remove_columns("type").add_column("type", labels).cast(datasets.Features(features))
+    corpus.to_parquet(tmp_path / "corpus.parquet")
+    if not streaming:
+        with pytest.raises(DataError, match="holds pairs without a type"):
+            RainDataset(config(CorpusSource(str(tmp_path / "corpus.parquet")), types=["NRD", "haze"]))
+    source = CorpusSource(str(tmp_path / "corpus.parquet"), streaming=streaming, types=["NRD", "haze"])
+    dataset = RainDataset(config(source, types=["NRD", "haze"], samples_per_epoch=12))
+    assert {sample["name"].split()[1].rstrip(",") for sample in read_all(dataset)} == {"2", "3", "4", "5"}
+
+
+@pytest.mark.parametrize("streaming", [False, True], ids=["whole", "streamed"])
+def test_a_corpus_without_pictures_in_its_columns_says_what_there_is(tmp_path, streaming):
+    datasets = pytest.importorskip("datasets")
+    rows = {"input": [1, 2], "target": [3, 4], "type": ["DRS", "DRS"]}
+    datasets.Dataset.from_dict(rows).to_parquet(tmp_path / "corpus.parquet")
+    with pytest.raises(DataError, match="holds no pictures in column 'input', but Value"):
+        RainDataset(config(CorpusSource(str(tmp_path / "corpus.parquet"), streaming=streaming, types=["DRS"])))
+
+
+def test_a_stream_that_breaks_off_is_named(hub_like_folder):
+    second = Path(hub_like_folder, "data", "train-00001-of-00002.parquet")
+    content = bytearray(second.read_bytes())
+    content[4:200] = bytes(196)
+    second.write_bytes(content)
+    dataset = RainDataset(config(CorpusSource(hub_like_folder, streaming=True), types=["NRD", "haze"]))
+    with pytest.raises(DataError, match=r"corpus \(train\) cannot be read from row 4 on: "):
+        read_all(dataset)
 
 
 def test_source_types_select_rows(hub_like_folder):

@@ -26,6 +26,7 @@ from modeling_unirain.training.arguments import parse_arguments
 from modeling_unirain.training.averaging import AveragedWeights
 from modeling_unirain.training.checkpoints import Checkpoints
 from modeling_unirain.training.loop import ROUTED_SAMPLES, BatchNumbers, NonFiniteError
+from modeling_unirain.training.run_log import read_records
 from train_unirain import main
 
 
@@ -251,6 +252,26 @@ def test_the_checkpoint_of_another_run_goes_on_in_a_folder_of_its_own_only(tmp_p
 
     outcome = main(tiny_arguments(tmp_path, *resume, "--output_dir", str(tmp_path / "c"), max_steps=7))
     assert outcome.status == "finished" and list(losses(tmp_path / "c")) == [6, 7]
+
+
+def test_a_run_gone_on_with_elsewhere_exports_the_best_of_its_own_rounds(tmp_path):
+    """The first round's figure, above all later ones, is of a checkpoint that is not in the new folder."""
+    main(tiny_arguments(tmp_path, "--output_dir", str(tmp_path / "a"), max_steps=3, save_steps=1, validation_steps=1))
+    state = tmp_path / "a" / "checkpoint-00000002"
+    for file in state.glob("custom_checkpoint_*.pkl"):
+        content = torch.load(file, weights_only=False)
+        if isinstance(content, dict) and content.get("best"):
+            content["best"]["psnr"] = 99.0
+            torch.save(content, file)
+    outcome = main(
+        tiny_arguments(
+            tmp_path, "--resume_from", str(state), "--output_dir", str(tmp_path / "b"), max_steps=6, validation_steps=1
+        )
+    )
+    rounds = {record["step"]: record["psnr"] for record in read_records(tmp_path / "b" / "validation_log.jsonl")}
+    best = max(rounds, key=rounds.get)
+    assert outcome.results["step"] == best
+    assert json.loads((tmp_path / "b" / "best.json").read_text())["step"] == best
 
 
 def test_a_resumed_run_takes_the_learning_rate_it_is_given_and_says_so(tmp_path, caplog):
