@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated
 
@@ -367,17 +368,24 @@ def sheet_beside(target: Path) -> Path:
 
 
 def expand(text: str, output: Path) -> list[Path]:
-    """What one INPUT stands for: itself, or the matches of a glob that the shell did not expand, save what lies in the output folder
-    since an earlier run and links that lead nowhere."""
+    """What one INPUT stands for: itself, or the matches of a glob that the shell did not expand: pictures, and folders that hold some.
+
+    An output folder among what the glob searches is passed over, since an earlier run's results lie in it.
+    """
     path = as_path(text)
     if path.exists():
         return [path]
     if not glob.has_magic(text):
         raise ImageError(f"{text} does not exist.")
-    found = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
-    results = output.resolve()
-    matches = [match for match in found if match.exists() and not match.resolve().is_relative_to(results)]
-    pictures = [match for match in matches if match.is_dir() or match.suffix.lower() in EXTENSIONS]
+    matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True)) if os.path.exists(match)]
+    searched, results = Path(*takewhile(lambda part: not glob.has_magic(part), path.parts)).resolve(), output.resolve()
+    if searched in results.parents:
+        matches = [match for match in matches if not match.resolve().is_relative_to(results)]
+    pictures = [
+        match
+        for match in matches
+        if (pictures_below(match, leave_out=output) if match.is_dir() else match.suffix.lower() in EXTENSIONS)
+    ]
     if not pictures:
         raise ImageError(f"{text} matches no picture.")
     # `**` matches folders as well as what is in them
@@ -400,9 +408,8 @@ def claim(folder: Path, derainer: Derainer, self_ensemble: bool, overwrite: bool
     dtype = str(derainer.model.dtype).removeprefix("torch.")
     made = {"weights": weights_digest(derainer), "self_ensemble": self_ensemble, "dtype": dtype}
     try:
-        noted = {"self_ensemble": False, "dtype": "float32"} | json.loads(
-            record.read_text(encoding="utf-8")
-        )  # older versions note none
+        noted = {"self_ensemble": False} | json.loads(record.read_text(encoding="utf-8"))  # older versions note less
+        noted.setdefault("dtype", dtype if noted["weights"] == made["weights"] else "float32")
         theirs = {key: noted[key] for key in made}
         name, replaces = noted["checkpoint"], noted["replaces"]
     except FileNotFoundError:

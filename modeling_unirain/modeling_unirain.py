@@ -5,18 +5,15 @@ whole, from the averages of its features, which also scale and shift what its ex
 and handed back, which is how the tiles of one large image come to agree.
 """
 
-import os
-import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.utils import ModelOutput, cached_file
+from transformers.utils import ModelOutput
 
 from .checkpoint_unirain import ResolvesCheckpointNames
 from .configuration_unirain import UniRainConfig
@@ -24,7 +21,6 @@ from .configuration_unirain import UniRainConfig
 
 DIRECTIONAL_LENGTH = 9
 REGIONAL_STRIDE = 4
-PIPELINE_CODE = "pipeline_unirain.py"
 
 
 @dataclass
@@ -526,26 +522,17 @@ class UniRainForImageDeraining(UniRainPreTrainedModel):
             output.averages = tuple(routing.averages)
         return output if return_dict is not False else output.to_tuple()
 
-    def save_pretrained(self, save_directory, **kwargs):
-        """As transformers does, and with the pipeline's code, which `pipeline("image-to-image", ...)` takes from a checkpoint."""
-        copy = Path(save_directory, PIPELINE_CODE)
-        code = self._pipeline_code()
-        if code and not os.path.isfile(save_directory):  # of which transformers complains
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(code, copy)
-        task = {"impl": "pipeline_unirain.UniRainPipeline", "pt": ["AutoModelForImageToImage"], "type": "image"}
-        self.config.custom_pipelines = {"image-to-image": task} if copy.is_file() else {}
-        self.config.auto_map = {"AutoModel": f"modeling_unirain.{type(self).__name__}"}
-        super().save_pretrained(save_directory, **kwargs)
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        """As transformers does, with what `pipeline("image-to-image", ...)` and `AutoModel` look for in a checkpoint."""
+        from .pipeline_unirain import UniRainPipeline  # transformers takes the code along that this file names
 
-    def _pipeline_code(self) -> str | None:
-        """Beside this file; where this file came with a checkpoint, in that, if it is on this machine."""
-        beside = Path(__file__).with_name(PIPELINE_CODE)
-        if beside.is_file():
-            return str(beside)
-        return self.name_or_path and cached_file(
-            self.name_or_path, PIPELINE_CODE, local_files_only=True, _raise_exceptions_for_missing_entries=False
+        pipeline, own = (
+            f"{cls.__module__.rpartition('.')[2]}.{cls.__name__}" for cls in (UniRainPipeline, type(self))
         )
+        task = {"impl": pipeline, "pt": ["AutoModelForImageToImage"], "type": "image"}
+        self.config.custom_pipelines = {"image-to-image": task}
+        self.config.auto_map = {**(getattr(self.config, "auto_map", None) or {}), "AutoModel": own}
+        super().save_pretrained(save_directory, *args, **kwargs)
 
     @torch.no_grad()
     def compute_averages(

@@ -263,14 +263,16 @@ def new_folder() -> Path:
     return Path(tempfile.mkdtemp(prefix=RESULTS, dir=cache))
 
 
-def delete_what_is_old() -> None:
-    """Gradio deletes what it has shown; this also results that nobody was shown, since Cancel was faster, and the caches of
-    servers that were killed, uploads and all."""
+def delete_what_is_old(others: bool = True) -> None:
+    """Gradio deletes what it has shown; this also results that nobody was shown, since Cancel was faster, and, with `others`,
+    the caches of servers that were killed, uploads and all."""
     cache = Path(os.environ["GRADIO_TEMP_DIR"])
-    cache.mkdir(parents=True, exist_ok=True)
-    os.utime(cache)
+    with suppress(OSError):
+        cache.mkdir(parents=True, exist_ok=True)
+        os.utime(cache)
     old = [(folder, KEEP_SECONDS) for folder in cache.glob(f"{RESULTS}*")]
-    old += [(folder, 10 * HEARTBEAT_SECONDS) for folder in CACHES.glob("*")]
+    if others and cache.parent == CACHES:
+        old += [(folder, 10 * HEARTBEAT_SECONDS) for folder in CACHES.glob("*") if folder != cache]
     for folder, seconds in old:
         with suppress(OSError):  # another server may be deleting it
             if time.time() - folder.stat().st_mtime > seconds:
@@ -278,8 +280,11 @@ def delete_what_is_old() -> None:
 
 
 def keep_deleting() -> None:
+    before = time.time()
     while True:
-        delete_what_is_old()
+        # After the machine was suspended the other servers have not touched their caches either.
+        delete_what_is_old(others=time.time() - before < 2 * HEARTBEAT_SECONDS)
+        before = time.time()
         time.sleep(HEARTBEAT_SECONDS)
 
 

@@ -19,7 +19,8 @@ ALLOWED = {
     # The files that travel with a checkpoint: flat, and of one another only what comes before.
     "checkpoint_unirain": set(),
     "configuration_unirain": {"checkpoint_unirain"},
-    "modeling_unirain": {"checkpoint_unirain", "configuration_unirain"},
+    # And of the pipeline the name, when a checkpoint is saved.
+    "modeling_unirain": {"checkpoint_unirain", "configuration_unirain", "pipeline_unirain"},
     "image_processing_unirain": {"checkpoint_unirain"},
     "pipeline_unirain": HUB_FILES,
     # Leaves.

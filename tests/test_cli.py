@@ -96,9 +96,17 @@ def test_a_run_given_as_a_glob_goes_on_though_its_results_match(unirain, tmp_pat
     for name in ("in/a.png", "in/deep/b.png"):
         picture(tmp_path / name)
     (tmp_path / "in" / "broken.png").symlink_to(tmp_path / "nowhere.png")
-    run = (tmp_path / "**" / "*.png", "-o", tmp_path / "out")
-    assert "Derained 2 of 2" in unirain(*run)
-    assert "Skipped 2 finished" in unirain(*run)
+    for pattern in ("**/*.png", "**"):
+        run = (tmp_path / pattern, "-o", tmp_path / "results" / "out")
+        assert "2" in unirain(*run)
+        assert "Skipped 2 finished" in unirain(*run)
+
+
+def test_what_a_glob_searches_may_lie_in_the_output_folder(unirain, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    picture(tmp_path / "in" / "a.png")
+    assert "Derained 1 of 1" in unirain("in/*.png", "-o", ".")
+    assert "Derained 1 of 1" in unirain("in/*.png", "-o", "in", "--overwrite")
 
 
 def test_a_picture_given_twice_is_done_once_however_it_is_spelled(unirain, tmp_path, monkeypatch):

@@ -8,7 +8,8 @@ Candidates, at any depth below what the user names:
 - `<TYPE>/<name>/{input,target}/`: pictures paired by the path below `input` without the suffix;
 - `<TYPE>/<name>/pair/`: side-by-side pictures, clean on the left and rainy on the right, as Rain800 publishes them;
 - Parquet files, folders written by `Dataset.save_to_disk`, image folders with metadata, and Hub data sets
-  (`ORG/NAME`, `ORG/NAME@revision`, `ORG/NAME:split`), with the columns `input`, `target` and, if there is one, `type`.
+  (`ORG/NAME`, `ORG/NAME@revision`, `ORG/NAME:split`), with the columns `input`, `target` and, if there is one, `type`. A folder that
+  holds Parquet files and folders of pairs is refused: each is named by itself.
 
 References: pictures in folders at any depth (the type from the folder's name), or the same kinds of data sets with a
 column `image` or `input`.

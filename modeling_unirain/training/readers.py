@@ -423,10 +423,15 @@ def _open_corpus(source: CorpusSource):
     kind = corpus.features["type"] if corpus.features else None
     names = kind.names if isinstance(kind, datasets.ClassLabel) else None
     for column in ("input", "target"):
-        feature = (
-            corpus.features[column] if corpus.features else datasets.Image()
-        )  # unknown before the first row is read
-        if not isinstance(feature, datasets.Image):
+        feature = corpus.features[column]
+        is_stored = isinstance(feature, dict) and "bytes" in feature  # as an Image is, but not called one
+        is_encoded = isinstance(feature, datasets.Value) and feature.dtype in (
+            "binary",
+            "large_binary",
+            "string",
+            "null",
+        )
+        if not (isinstance(feature, datasets.Image) or is_stored or is_encoded):
             raise DataError(f"The corpus {label} holds no pictures in column {column!r}, but {feature}.")
     return undecoded(corpus, ["input", "target"]).select_columns(["input", "target", "type"]), names
 

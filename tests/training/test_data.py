@@ -1,5 +1,6 @@
 """Data: what a sample depends on, how samples are dealt, that crops stay aligned, and what bad data is told."""
 
+import io
 import json
 import logging
 import math
@@ -438,6 +439,22 @@ def test_a_pair_labelled_as_nothing_is_of_no_type(tmp_path, streaming):
     source = CorpusSource(str(tmp_path / "corpus.parquet"), streaming=streaming, types=["NRD", "haze"])
     dataset = RainDataset(config(source, types=["NRD", "haze"], samples_per_epoch=12))
     assert {sample["name"].split()[1].rstrip(",") for sample in read_all(dataset)} == {"2", "3", "4", "5"}
+
+
+@pytest.mark.parametrize("streaming", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("cells", ["bytes", "structs"])
+def test_a_corpus_that_datasets_did_not_write_is_read(tmp_path, cells, streaming):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    columns = {"input": [], "target": [], "type": []}
+    for number in range(5):
+        for name, pixels in (("input", picture(number)), ("target", 255 - picture(number))):
+            file = io.BytesIO()
+            Image.fromarray(pixels).save(file, "PNG")
+            columns[name].append(file.getvalue() if cells == "bytes" else {"bytes": file.getvalue(), "path": None})
+        columns["type"].append("haze" if number % 3 == 0 else "NRD")
+    parquet.write_table(pytest.importorskip("pyarrow").table(columns), tmp_path / "corpus.parquet")
+    source = CorpusSource(str(tmp_path / "corpus.parquet"), streaming=streaming, types=["NRD", "haze"])
+    assert targets_of(read_all(whole_stream(source))) == expected_targets(range(5))
 
 
 @pytest.mark.parametrize("streaming", [False, True], ids=["whole", "streamed"])
