@@ -31,8 +31,8 @@ KEPT = ("config.json", "preprocessor_config.json", "model.safetensors", "README.
 DATA = """
 Pairs: Rain800's training part (Zhang et al., ID-CGAN), NiteDR's (Shi et al.; FLIR RoadScene frames), CARLARain (MIT) and
 four of CST-Net on BDD, test scenes left out. Rain rendered by `modeling_unirain.rain` over clean photographs: BSDS500, SelfExSR's
-collections, Unsplash, CamVid, AMOS, BDD and MSRS driving frames, demonstration and low-light images of research
-repositories; streak layers of Garg and Nayar (2006). Most of it was released for research, without a general licence: these
+collections, Unsplash, CamVid, AMOS, BDD and MSRS driving frames, the targets of NiteDR's training pairs, demonstration and low-light
+images of research repositories; streak layers of Garg and Nayar (2006). Most of it was released for research, without a general licence: these
 weights are for research use unless cleared.
 """
 """What the released checkpoint was trained on, and whose it is."""

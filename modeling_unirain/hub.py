@@ -139,16 +139,20 @@ def results_table(results: dict[str, Any]) -> str:
 
 
 def data_list(data: dict[str, Any]) -> str:
-    """The recipe's sources, a line each; paths are cut to their last part, which is what names a data set."""
+    """The recipe's sources, a line each; paths are cut to the part that names a data set, the last that is no half of pairs."""
     lines = []
     for source in data["sources"]:
         places = [source.get("root"), source.get("path")]
         for group in ("day", "night", "streaks", "backgrounds"):  # a list, or a single place
             there = source.get(group, [])
             places += there if isinstance(there, list) else [there]
-        names = ", ".join(Path(str(place)).name for place in places if place is not None)
+        names = ", ".join(name_of(Path(str(place))) for place in places if place is not None)
         lines.append(f"- {source['kind']}: {names}, weight {source.get('weight', 1.0)}")
     return "\n".join(lines)
+
+
+def name_of(place: Path) -> str:
+    return place.parent.name if place.name in ("input", "target") else place.name
 
 
 def without_places(settings: dict[str, Any]) -> dict[str, Any]:

@@ -66,7 +66,7 @@ SETTINGS = {
     "data": {
         "sources": [
             {"kind": "paired", "root": "/home/someone/corpora/rain800"},
-            {"kind": "clean", "day": ["photos/kodak24"], "weight": 2.0},
+            {"kind": "clean", "day": ["photos/kodak24", "pairs/DRS/nitedr/target"], "weight": 2.0},
         ]
     },
 }
@@ -128,7 +128,7 @@ def test_the_card_says_licence_data_settings_and_results_and_no_path(export):
     assert card.data.license == "cc-by-nc-4.0"
     assert (card.data.library_name, card.data.pipeline_tag) == ("transformers", "image-to-image")
     assert "| DRS | 3 | 25.00 / 0.8000 | 30.00 / 0.9100 | +5.00 |" in card.text
-    assert "- paired: rain800, weight 1.0" in card.text and "- clean: kodak24, weight 2.0" in card.text
+    assert "- paired: rain800, weight 1.0" in card.text and "- clean: kodak24, nitedr, weight 2.0" in card.text
     assert '"seed": 3' in card.text
     assert "/home/someone" not in card.content
 
