@@ -44,9 +44,8 @@ README_MARKS = re.compile(r"(<!-- results -->\n).*?(<!-- /results -->)", re.DOTA
 def bundle(export: Path, folder: Path, other: Path | None, share: float) -> None:
     """Copy an export without its code, blend it, and halve its weights; they still load as float32."""
     weights = load_file(export / "model.safetensors")
-    others = (
-        load_file(other / "model.safetensors") if other else weights
-    )  # before they are overwritten, if they are what is bundled
+    # Before they are overwritten, if they are what is bundled.
+    others = load_file(other / "model.safetensors") if other else weights
     folder.mkdir(parents=True, exist_ok=True)
     for name in KEPT:
         shutil.copyfile(export / name, folder / name)

@@ -365,10 +365,8 @@ class Trainer:
         (is_here,) = broadcast_object_list([self.checkpoints.path(best["step"]).is_dir()])
         if not is_here:
             logger.warning(f"The best round so far, of step {best['step']}, no longer counts: its checkpoint is gone.")
-            self.progress.best = {
-                **best,
-                "psnr": -math.inf,
-            }  # its pictures are still what the next round is compared by
+            # Its pictures are still what the next round's are compared with.
+            self.progress.best = {**best, "psnr": -math.inf}
 
     # Data
 

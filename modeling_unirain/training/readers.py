@@ -28,6 +28,8 @@ EXAMPLES_IN_MESSAGES = 3
 STREAK_LAYERS = 3  # of a folder of layers are offered to the renderer at a time
 THUMBNAIL_SIDE = 192
 TRANSFER_STRENGTH = (0.7, 1.2)
+STORED_PICTURES = {"binary", "large_binary", "string", "null"}
+"""What a corpus's column of pictures can be of besides `datasets.Image`: files, their paths, or nothing in any row."""
 NIGHT_TYPES = {RainType.NRS, RainType.NRD}
 
 
@@ -425,13 +427,8 @@ def _open_corpus(source: CorpusSource):
     for column in ("input", "target"):
         feature = corpus.features[column]
         is_stored = isinstance(feature, dict) and "bytes" in feature  # as an Image is, but not called one
-        is_encoded = isinstance(feature, datasets.Value) and feature.dtype in (
-            "binary",
-            "large_binary",
-            "string",
-            "null",
-        )
-        if not (isinstance(feature, datasets.Image) or is_stored or is_encoded):
+        is_file_or_path = isinstance(feature, datasets.Value) and feature.dtype in STORED_PICTURES
+        if not (isinstance(feature, datasets.Image) or is_stored or is_file_or_path):
             raise DataError(f"The corpus {label} holds no pictures in column {column!r}, but {feature}.")
     return undecoded(corpus, ["input", "target"]).select_columns(["input", "target", "type"]), names
 
