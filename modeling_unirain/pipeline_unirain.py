@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from PIL import ExifTags, Image
 from torch import Tensor
-from transformers import AutoModelForImageToImage, Pipeline
+from transformers import Pipeline
 from transformers.image_utils import load_image
 from transformers.utils import logging
 
@@ -355,11 +355,6 @@ class UniRainPipeline(Pipeline):
 
         blend_tiles(output, rows, columns, restore, step)
         return output, routes
-
-
-UniRainPipeline._registered_impl = {
-    "image-to-image": {"impl": UniRainPipeline, "pt": (AutoModelForImageToImage,), "type": "image"}
-}
 
 
 def bytes_per_pixel(config, dtype: torch.dtype) -> int:

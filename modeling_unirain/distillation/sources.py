@@ -408,7 +408,9 @@ def _rows(data: Any) -> Iterator[dict]:
     for row in undecoded(data, pictures):
         fetched = {name: _embedded(row[name]) for name in pictures}
         value = row[type_column] if type_column else None
-        fetched["type"] = label.int2str(value) if hasattr(label, "int2str") and isinstance(value, int) else value
+        if hasattr(label, "int2str") and isinstance(value, int):
+            value = label.int2str(value) if value >= 0 else None  # -1 labels nothing
+        fetched["type"] = value
         yield fetched
 
 

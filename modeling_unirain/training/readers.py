@@ -162,23 +162,22 @@ class StreamedCorpus:
     def _rows(self, type_name: str) -> Iterator[tuple[int, dict]]:
         while True:
             found = False
-            # `iter` and not `__iter__`, which in a DataLoader worker would hand out only that worker's shards.
-            for number, row in enumerate(self._whole_stream()):
+            for number, row in self._whole_stream():
                 if _type_of(row["type"], self._names) == type_name:
                     found = True
                     yield number, row
             if not found:
                 raise DataError(f"{self.label} holds no row of type {type_name}; leave it out of the source's types.")
 
-    def _whole_stream(self) -> Iterator[dict]:
-        number = 0
+    def _whole_stream(self) -> Iterator[tuple[int, dict]]:
+        number = -1
         try:
-            for batch in self._stream.iter(batch_size=1):
-                yield {key: values[0] for key, values in batch.items()}
-                number += 1
+            # `iter` and not `__iter__`, which in a DataLoader worker would hand out only that worker's shards.
+            for number, batch in enumerate(self._stream.iter(batch_size=1)):
+                yield number, {key: values[0] for key, values in batch.items()}
         except Exception as error:  # of pyarrow, `datasets` or the network
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise DataError(f"{self.label} cannot be read from row {number} on: {reason}") from error
+            raise DataError(f"{self.label} cannot be read from row {number + 1} on: {reason}") from error
 
     def __getstate__(self):
         return self.__dict__ | {"_cursors": {}}

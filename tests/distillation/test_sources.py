@@ -119,6 +119,15 @@ def test_what_save_to_disk_wrote_is_fetched_into_parquet_once(tmp_path):
     assert len(list((tmp_path / "work").glob("fetch-*"))) == 1
 
 
+def test_a_pair_labelled_as_nothing_is_fetched_without_a_type(tmp_path):
+    made = dataset()
+    labels = [-1, *made["type"][1:]]
+    made.remove_columns("type").add_column("type", labels).cast(made.features).save_to_disk(str(tmp_path / "saved"))
+    fetch = Fetcher(tmp_path / "work", Process(), timeout=1)
+    found = [record for record, _ in list_pairs([str(tmp_path / "saved")], fetch)]
+    assert [pair.rain_type for pair in found] == [None, "snow", "DRS", "snow", "DRS"]
+
+
 def test_a_distilled_corpus_can_be_distilled_again(data, tmp_path):
     distil(data, tmp_path / "first")
     kept = sorted((tmp_path / "first" / "output" / "data").glob("distilled-*.parquet"))
