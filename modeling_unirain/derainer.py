@@ -5,12 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
-from safetensors import SafetensorError
 
 from .image_processing_unirain import UniRainImageProcessor
 from .images import Picture, open_image
+from .loading import load_model
 from .modeling_unirain import UniRainForImageDeraining
 from .pipeline_unirain import Progress, UniRainPipeline
 
@@ -116,22 +115,10 @@ def load_derainer(
         if dtype not in DTYPES:
             raise ValueError(f"There is no dtype '{dtype}': {', '.join(DTYPES)} make sense.")
         dtype = getattr(torch, dtype)
-    model = _load_model(name, dtype or torch.float32)
+    model = load_model(name, dtype or torch.float32)
     processor = UniRainImageProcessor(size_divisor=model.config.size_divisor)
     model = model.eval().to(device, memory_format=torch.channels_last)
     return Derainer(UniRainPipeline(model=model, image_processor=processor, device=device), str(name))
-
-
-def _load_model(name: str | Path, dtype: torch.dtype) -> UniRainForImageDeraining:
-    try:
-        model, report = UniRainForImageDeraining.from_pretrained(name, dtype=dtype, output_loading_info=True)
-    except (RuntimeError, AttributeError, TypeError, SafetensorError, StrictDataclassError) as error:
-        raise ValueError(f"Checkpoint '{name}' is damaged or from another version: {error}") from error
-    if report["missing_keys"]:  # transformers would leave them at random
-        raise ValueError(
-            f"Checkpoint '{name}' is incomplete: {len(report['missing_keys'])} of its weights are missing."
-        )
-    return model
 
 
 def _device(device: str | torch.device | None) -> torch.device:

@@ -215,10 +215,10 @@ def assemble_model(source: Path, staging: Path, repo_id: str) -> Path:
 def _add_code(folder: Path) -> None:
     """The code and what names it in the config, as an export has them; the package has them, on the Hub they are needed."""
     from .hub import save_model  # imports torch, which nothing else here needs
-    from .modeling_unirain import UniRainForImageDeraining
+    from .loading import load_model
 
     with tempfile.TemporaryDirectory() as complete:
-        save_model(UniRainForImageDeraining.from_pretrained(folder), Path(complete))
+        save_model(load_model(folder), Path(complete))
         for file in Path(complete).iterdir():
             if file.suffix == ".py" or file.name == "config.json":
                 shutil.copyfile(file, folder / file.name)

@@ -23,6 +23,7 @@ ALLOWED = {
     "modeling_unirain": {"checkpoint_unirain", "configuration_unirain", "pipeline_unirain"},
     "image_processing_unirain": {"checkpoint_unirain"},
     "pipeline_unirain": HUB_FILES,
+    "loading": {"modeling_unirain"},
     # Leaves.
     "files": set(),
     "types": set(),
@@ -34,12 +35,13 @@ ALLOWED = {
     # What is built on them.
     "corpora": {"files"},
     "rain": {"types"},
-    "derainer": HUB_FILES | {"images"},
+    "derainer": HUB_FILES | {"images", "loading"},
     "hub": HUB_FILES | {"files"},
-    "publishing": {"distillation", "hub", "modeling_unirain"},
+    "publishing": {"distillation", "hub", "loading"},
     "evaluation": {"corpora", "files", "images", "metrics", "niqe", "sheets", "types"},
-    "training": HUB_FILES | {"corpora", "files", "hub", "images", "metrics", "options", "rain", "sheets", "types"},
-    "distillation": HUB_FILES | {"corpora", "files", "images", "metrics", "options", "types"},
+    "training": HUB_FILES
+    | {"corpora", "files", "hub", "images", "loading", "metrics", "options", "rain", "sheets", "types"},
+    "distillation": HUB_FILES | {"corpora", "files", "images", "loading", "metrics", "options", "types"},
     # What only calls.
     "__init__": HUB_FILES | {"derainer", "types"},
     "cli": {"derainer", "evaluation", "files", "images", "pipeline_unirain", "publishing", "rain", "sheets", "types"},

@@ -1,5 +1,7 @@
 """Options of `distill_dataset.py`: flags, or a YAML recipe with the same names; flags override the recipe."""
 
+import math
+import os
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -9,6 +11,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from modeling_unirain.distillation.reference_index import IndexSettings
 from modeling_unirain.distillation.retrieval import RetrievalSettings
+from modeling_unirain.files import as_path
 from modeling_unirain.options import OptionParser, as_flags, read_recipe, split_recipe
 
 
@@ -66,7 +69,9 @@ class DistillationArguments:
     )
 
     def __post_init__(self) -> None:
-        self.work_dir, self.output_dir = Path(self.work_dir), Path(self.output_dir)
+        self.work_dir, self.output_dir = as_path(self.work_dir), as_path(self.output_dir)
+        self.candidates = [os.path.expanduser(place) for place in self.candidates]
+        self.references = [os.path.expanduser(place) for place in self.references]
         if not self.candidates:
             raise ValueError("there are no candidates: name a data set of pairs with --candidates")
         if not self.references:
@@ -74,6 +79,10 @@ class DistillationArguments:
         for name in ("shard_size", "rows_per_file", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} must be at least 1, not {getattr(self, name)}")
+        if self.min_votes is not None and self.min_votes < 1:
+            raise ValueError(f"--min_votes must be at least 1, not {self.min_votes}")
+        if not 0 < self.wait_timeout < math.inf:
+            raise ValueError(f"--wait_timeout must be a positive number of seconds, not {self.wait_timeout}")
         if self.push_to_hub is not None:
             _check_repo_id(self.push_to_hub)
         # Both check their own values: better now than after hours.

@@ -5,6 +5,7 @@ the rain itself decides (`structural.is_same_picture`), since one scene under tw
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
@@ -21,13 +22,21 @@ from modeling_unirain.distillation.structural import (
 )
 
 
-EDGE_SCHEMA = pa.schema([("first", pa.string()), ("second", pa.string())])
+EDGE_SCHEMA = pa.schema([("first", pa.string()), ("second", pa.string()), ("equal", pa.bool_())])
+SHARDS_AT_HAND = 16
+"""Shards whose thumbnails are held while pictures are compared, 8 MB each of 512 pairs."""
+DETAILS_AT_HAND = 2048
+"""And pictures whose `detail` is, 64 kB each: those of two shards and more."""
+
+Edge = tuple[str, str, bool]
+"""Ids of two pairs, in order, and whether their rainy pictures have equal pixels."""
 
 
 def find_duplicates(inspected: ShardStore) -> pa.Table:
-    """All pairs of candidates that show one rainy picture; `first` < `second` as strings, sorted.
+    """Pairs of candidates that show one rainy picture; `first` < `second` as strings, sorted. Of pictures with equal pixels,
+    however many, each is listed with the first of them only.
 
-    Holds about 100 bytes per candidate and, of those to compare, the detail of some thousands (64 kB each).
+    Holds about 100 bytes per candidate, 16 per comparison, and the thumbnails of a few shards.
     """
     columns = ["pixels", "hash", "rain_energy", "reason"]
     places, pixels, hashes, energies = [], [], [], []
@@ -40,46 +49,59 @@ def find_duplicates(inspected: ShardStore) -> pa.Table:
         energies.append(table.column("rain_energy").to_numpy()[sound])
     place, pixel, energy = np.concatenate(places), np.concatenate(pixels), np.concatenate(energies)
 
-    found = [_equal(pixel)]
     windows = HASH_BANDS * -(-len(place) // WINDOW)
-    for similar in tqdm(similar_hashes(np.concatenate(hashes), energy), "duplicates", windows, unit=" windows"):
-        equal = pixel[similar[:, 0]] == pixel[similar[:, 1]]
-        found += [similar[equal], _of_one_rain(inspected, place, similar[~equal], energy)]
-    edges = np.concatenate(found)
-    ids = {}
-    for numbers, rows in _by_shard(inspected, place, np.unique(edges), "pair_id"):
-        ids.update(zip(numbers.tolist(), rows.to_pylist(), strict=True))
-    named = sorted({tuple(sorted((ids[i], ids[j]))) for i, j in edges.tolist()})
-    first, second = zip(*named, strict=True) if named else ((), ())
-    return pa.table([pa.array(first, pa.string()), pa.array(second, pa.string())], schema=EDGE_SCHEMA)
+    similar = similar_hashes(np.concatenate(hashes), energy)
+    found = list(tqdm(similar, "near hashes", windows, unit=" windows", delay=2))
+    pairs = np.sort(np.concatenate([np.empty((0, 2), np.int64), *found]), axis=1)
+    pairs = pairs[pixel[pairs[:, 0]] != pixel[pairs[:, 1]]]
+    classes = _equal(pixel)
+    near = _of_one_rain(inspected, place, pairs, energy)
+
+    ids = _ids(inspected, place, np.unique(np.concatenate([near.ravel(), *classes])))
+    edges = [(*sorted((ids[i], ids[j])), False) for i, j in near.tolist()]
+    for members in classes:
+        first, *others = sorted(ids[i] for i in members.tolist())
+        edges += [(first, other, True) for other in others]
+    columns = zip(*sorted(edges), strict=True) if edges else ((), (), ())
+    arrays = [pa.array(values, kind) for values, kind in zip(columns, EDGE_SCHEMA.types, strict=True)]
+    return pa.table(arrays, schema=EDGE_SCHEMA)
 
 
 def _of_one_rain(inspected: ShardStore, place: np.ndarray, pairs: np.ndarray, energy: np.ndarray) -> np.ndarray:
-    """Those of the (m, 2) index pairs that show one rain; each picture is read once, however many it is compared with."""
-    pictures = np.unique(pairs)
-    details = np.empty((len(pictures), SIDE, SIDE), np.float32)
-    for numbers, rows in _by_shard(inspected, place, pictures, "thumbnail"):
-        thumbnails = np.stack([np.frombuffer(data, np.uint8) for data in rows.to_pylist()])
-        details[np.searchsorted(pictures, numbers)] = detail(thumbnails.reshape(-1, SIDE, SIDE))
-    rows = np.searchsorted(pictures, pairs).tolist()
+    """Those of the (m, 2) index pairs, the lower index first, that show one rain.
+
+    Ordered by the shards of both, so that a shard is read once for every other with which it is compared.
+    """
+
+    @lru_cache(SHARDS_AT_HAND)
+    def thumbnails(shard: int) -> pa.ChunkedArray:
+        return inspected.read(shard, ["thumbnail"]).column("thumbnail")
+
+    @lru_cache(DETAILS_AT_HAND)
+    def detail_of(number: int) -> np.ndarray:
+        shard, row = place[number].tolist()
+        return detail(np.frombuffer(thumbnails(shard)[row].as_py(), np.uint8).reshape(1, SIDE, SIDE))[0]
+
+    shards = place[pairs, 0]
+    pairs = pairs[np.lexsort((pairs[:, 1], pairs[:, 0], shards[:, 1], shards[:, 0]))]
     same = [
-        is_same_picture(details[a], details[b], energy[i], energy[j])
-        for (i, j), (a, b) in zip(pairs.tolist(), rows, strict=True)
+        is_same_picture(detail_of(i), detail_of(j), energy[i], energy[j])
+        for i, j in tqdm(pairs.tolist(), "duplicates", unit=" comparisons", delay=2)
     ]
     return pairs[np.array(same, dtype=bool)]
 
 
-def _by_shard(
-    inspected: ShardStore, place: np.ndarray, numbers: np.ndarray, column: str
-) -> Iterator[tuple[np.ndarray, pa.ChunkedArray]]:
-    """A column's values of the pictures with these numbers (in order), shard after shard."""
+def _ids(inspected: ShardStore, place: np.ndarray, numbers: np.ndarray) -> dict[int, str]:
+    ids: dict[int, str] = {}
     shards = place[numbers, 0]
     for shard in np.unique(shards).tolist():
         part = numbers[shards == shard]
-        yield part, inspected.read(shard, [column]).column(column).take(pa.array(place[part, 1]))
+        rows = inspected.read(shard, ["pair_id"]).column("pair_id").take(pa.array(place[part, 1]))
+        ids.update(zip(part.tolist(), rows.to_pylist(), strict=True))
+    return ids
 
 
-def resolve(edges: Iterable[tuple[str, str]], kept: Callable[[str], bool]) -> dict[str, str]:
+def resolve(edges: Iterable[Edge], kept: Callable[[str], bool]) -> dict[str, str]:
     """Which pairs to drop, each with the pair it duplicates.
 
     In the order of `pair_id`, a pair that the judges would keep is dropped when an earlier picture of its kind stays. A
@@ -87,28 +109,36 @@ def resolve(edges: Iterable[tuple[str, str]], kept: Callable[[str], bool]) -> di
     target, the other is kept.
     """
     neighbours: dict[str, list[str]] = {}
-    for first, second in edges:
-        neighbours.setdefault(second, []).append(first)
+    class_of: dict[str, str] = {}
+    for first, second, equal in edges:
         neighbours.setdefault(first, [])
+        neighbours.setdefault(second, [])
+        if equal:
+            class_of[second] = first
+        else:
+            neighbours[second].append(first)
     stays: set[str] = set()
+    stays_of_class: dict[str, str] = {}
     dropped: dict[str, str] = {}
     for pair_id in sorted(neighbours):
         if not kept(pair_id):
             continue
-        earlier = [other for other in neighbours[pair_id] if other in stays]
+        equal_to = stays_of_class.get(class_of.get(pair_id, pair_id))
+        earlier = [other for other in (equal_to, *neighbours[pair_id]) if other in stays]
         if earlier:
             dropped[pair_id] = min(earlier)
         else:
             stays.add(pair_id)
+            stays_of_class[class_of.get(pair_id, pair_id)] = pair_id
     return dropped
 
 
-def _equal(values: np.ndarray) -> np.ndarray:
-    """(m, 2) index pairs: every element with the first of its value."""
-    _, first, inverse = np.unique(values, return_index=True, return_inverse=True)
-    pairs = np.stack([first[inverse], np.arange(len(values))], axis=1)
-    return pairs[pairs[:, 0] != pairs[:, 1]]
+def _equal(values: np.ndarray) -> list[np.ndarray]:
+    """Indices of the elements of each value that occurs more than once."""
+    order = np.argsort(values, kind="stable")
+    _, starts, counts = np.unique(values[order], return_index=True, return_counts=True)
+    return [order[start : start + many] for start, many in zip(starts, counts, strict=True) if many > 1]
 
 
-def iter_edges(table: pa.Table) -> Iterator[tuple[str, str]]:
-    return zip(table.column("first").to_pylist(), table.column("second").to_pylist(), strict=True)
+def iter_edges(table: pa.Table) -> Iterator[Edge]:
+    return zip(*(table.column(name).to_pylist() for name in EDGE_SCHEMA.names), strict=True)

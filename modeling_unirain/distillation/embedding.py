@@ -17,7 +17,7 @@ from modeling_unirain.distillation.measurements import rain_attributes, working_
 from modeling_unirain.distillation.pretrained import Pretrained, slug
 from modeling_unirain.distillation.protocols import ImageEmbedder, TextEmbedder
 from modeling_unirain.distillation.rain_seen import WEIGHTS
-from modeling_unirain.modeling_unirain import UniRainForImageDeraining
+from modeling_unirain.loading import load_model
 
 
 class ClipTextEmbedder(Pretrained, TextEmbedder):
@@ -151,7 +151,7 @@ class RainFeatureEmbedder(ImageEmbedder):
 
     def _encoded(self, crop: torch.Tensor) -> torch.Tensor:
         if self._model is None:
-            self._model = UniRainForImageDeraining.from_pretrained(str(self.checkpoint)).to(self.device).eval()
+            self._model = load_model(str(self.checkpoint)).to(self.device).eval()
         divisor = self._model.config.size_divisor
         height, width = crop.shape[-2:]
         padded = F.pad(crop[None] / 255, (0, -width % divisor, 0, -height % divisor), mode="reflect")

@@ -1,8 +1,9 @@
 """Judges behind an OpenAI-compatible endpoint (vLLM, TGI, ...), for those who outgrow one machine.
 
-What can pass (timeouts, cut connections, 408, 429, 5xx, answers that are not the protocol) is tried again, later and later; a
-case that still has no answer is an abstention with the reason. What cannot pass (401, 403, 404, any other 4xx), and an endpoint
-that answers no case of a batch, stop the run with one sentence: finished shards stay, and the next run goes on there.
+What can pass (timeouts, cut connections, 408, 429, 5xx, answers that are not the protocol) is tried again, later and later. A
+case that still has no answer, or that is refused (400, 413, 422: servers do not take every picture), is an abstention with the
+reason. A key or a model that is refused (401, 403, 404), and an endpoint that answers no case of a batch and not even one of
+plain grey pictures, stop the run with one sentence: finished shards stay, and the next run goes on there.
 """
 
 import base64
@@ -14,13 +15,14 @@ import random
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import httpx
 import numpy as np
 
 from modeling_unirain.distillation.judging import MAX_NEW_TOKENS, Prompt, bounded, slug, vote_of
-from modeling_unirain.distillation.protocols import Judge, JudgeCase, Vote
+from modeling_unirain.distillation.protocols import Judge, JudgeCase, Triplet, Vote
 
 
 logger = logging.getLogger(__name__)
@@ -107,20 +109,18 @@ class EndpointJudge(Judge):
             except (OSError, ValueError):
                 pool.shutdown(cancel_futures=True)
                 raise
-        failures = [answer for answer in answers if isinstance(answer, Exception)]
-        if answers and len(failures) == len(answers):
+        failed = all(isinstance(answer, Exception) for answer in answers)
+        if answers and failed and isinstance(self._ask(_plain(cases[-1])), Exception):
             raise OSError(
-                f"the endpoint {self.url} answered none of {len(answers)} requests, each tried {self.attempts} times "
-                f"({failures[-1]}); the next run goes on from here"
+                f"the endpoint {self.url} answered none of {len(answers)} requests, nor one about plain grey pictures "
+                f"({cases[-1].pair_id}: {answers[-1]}); the next run goes on from here"
             )
         return [
-            Vote(self.name, None, reason=f"no answer after {self.attempts} attempts: {answer}")
-            if isinstance(answer, Exception)
-            else vote_of(self.name, answer)
+            Vote(self.name, None, reason=str(answer)) if isinstance(answer, Exception) else vote_of(self.name, answer)
             for answer in answers
         ]
 
-    def _ask(self, case: JudgeCase) -> "str | PassingFailure":
+    def _ask(self, case: JudgeCase) -> "str | PassingFailure | RefusedCase":
         """The model's answer, or what the last attempt failed with."""
         request = {
             "model": self.model,
@@ -133,13 +133,15 @@ class EndpointJudge(Judge):
         for attempt in range(self.attempts):
             try:
                 return self._complete(request)
+            except RefusedCase as refused:
+                return refused
             except PassingFailure as failure:
                 last = failure
             if attempt + 1 < self.attempts:
                 wait = min(self.first_wait * 2**attempt, LONGEST_WAIT) * jitter.uniform(0.5, 1)
                 logger.info("%s: %s; asking again about %s", self.url, last, case.pair_id)
                 time.sleep(max(wait, last.retry_after))
-        return last
+        return PassingFailure(f"no answer after {self.attempts} attempts: {last}")
 
     def _complete(self, request: dict) -> str:
         try:
@@ -150,8 +152,10 @@ class EndpointJudge(Judge):
             raise PassingFailure(f"the connection failed ({type(error).__name__})") from error
         if response.status_code in RETRIED:
             raise PassingFailure(f"HTTP {response.status_code}", _retry_after(response))
-        if response.is_error:
+        if response.status_code in (401, 403, 404):
             raise self._refusal(response)
+        if response.is_error:
+            raise RefusedCase(str(self._refusal(response)))
         try:
             answer = response.json()["choices"][0]["message"]["content"]
         except (ValueError, KeyError, IndexError, TypeError) as error:
@@ -192,6 +196,20 @@ class PassingFailure(Exception):
     def __init__(self, message: str, retry_after: float = 0.0):
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class RefusedCase(Exception):
+    """The endpoint does not take this request, however often it is asked."""
+
+
+def _plain(case: JudgeCase) -> JudgeCase:
+    """The case with grey pictures in place of its own: an endpoint that does not answer this one either answers none."""
+
+    def grey(triplet: Triplet) -> Triplet:
+        return replace(triplet, image=np.full((64, 64, 3), 128, np.uint8), caption="a grey picture")
+
+    references = tuple(replace(found, reference=grey(found.reference)) for found in case.references)
+    return replace(case, query=grey(case.query), target=grey(case.query).image, references=references)
 
 
 def _retry_after(response: httpx.Response) -> float:

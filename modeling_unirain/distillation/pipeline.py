@@ -25,7 +25,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from modeling_unirain.distillation.arguments import DistillationArguments
-from modeling_unirain.distillation.duplicates import find_duplicates, iter_edges, resolve
+from modeling_unirain.distillation.duplicates import Edge, find_duplicates, iter_edges, resolve
 from modeling_unirain.distillation.protocols import (
     Captioner,
     ImageEmbedder,
@@ -479,14 +479,20 @@ class Distillation:
     ) -> ShardStore:
         """Votes to verdicts, duplicates dropped; one table with everything there is to know about each pair."""
         listing = candidates.listing
-        edges = ShardStore(self.work_dir, "duplicates", stage_key("duplicates", candidates.inspected.key), 1)
+        edges = ShardStore(
+            self.work_dir, "duplicates", stage_key("duplicates of classes", candidates.inspected.key), 1
+        )
         if self.arguments.drop_duplicates and not edges.is_done(0):
             started = time.monotonic()
             table = find_duplicates(candidates.inspected)
             edges.write(0, table, {"pairs": table.num_rows})
             _tell("duplicates", Counter(seen=listing.total, found=table.num_rows), started)
         key = stage_key(
-            "decide", retrieved.key, [store.key for store in ballots], self.min_votes, self.arguments.drop_duplicates
+            "decide",
+            retrieved.key,
+            [store.key for store in ballots],
+            self.min_votes,
+            self.arguments.drop_duplicates and edges.key,
         )
         store = ShardStore(self.work_dir, "verdict", stage_key(key, self.arguments.k3), listing.store.num_shards)
         if all(store.is_done(shard) for shard in range(store.num_shards)):
@@ -504,9 +510,9 @@ class Distillation:
         self.run_stage(store, listing, decide, everything=True)
         return store
 
-    def _duplicates(self, edges: list[tuple[str, str]], ballots: list[ShardStore]) -> dict[str, str]:
+    def _duplicates(self, edges: list[Edge], ballots: list[ShardStore]) -> dict[str, str]:
         """Only the votes on pairs that have a twin are held in memory."""
-        twins = {pair_id for edge in edges for pair_id in edge}
+        twins = {pair_id for first, second, _ in edges for pair_id in (first, second)}
         yes: Counter = Counter()
         for store in ballots if twins else []:
             for shard in range(store.num_shards):

@@ -12,6 +12,7 @@ import torch
 import transformers
 from huggingface_hub import HfApi, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, OfflineModeIsEnabled
+from safetensors import SafetensorError
 
 
 HUB_TIMEOUT = 10.0
@@ -22,6 +23,8 @@ WEIGHT_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+MAY_BE_MISSING = 0.05
+"""Share of a model's weights that a checkpoint may do without, which some do by design: tied ones, heads that are not used."""
 FINGERPRINTED = (".json", ".safetensors", ".bin", ".txt", ".jinja", ".model")
 """Endings of a folder's files that a verdict depends on: weights, configurations, vocabularies and chat templates."""
 
@@ -63,15 +66,31 @@ class Pretrained:
         self.load_processor()
 
     def load(self) -> tuple[Any, Any]:
-        """The model on its device, in evaluation mode, and its processor."""
+        """The model on its device, in evaluation mode, and its processor.
+
+        Raises:
+            ValueError: the weights are damaged, not whole, or of another model than the folder's config says.
+        """
         if self._loaded is None:
             processor = self.load_processor()
             device = self.device or best_device()
-            model = getattr(transformers, self.auto_class).from_pretrained(
-                **self._source, dtype=torch.float32 if device == "cpu" else "auto", low_cpu_mem_usage=True
-            )
-            self._loaded = model.to(device).eval(), processor
+            self._loaded = self._load_model(device).to(device).eval(), processor
         return self._loaded
+
+    def _load_model(self, device: str) -> Any:
+        try:
+            model, report = getattr(transformers, self.auto_class).from_pretrained(
+                **self._source,
+                dtype=torch.float32 if device == "cpu" else "auto",
+                low_cpu_mem_usage=True,
+                output_loading_info=True,
+            )
+        except (RuntimeError, SafetensorError) as error:
+            raise ValueError(f"the weights of {self.model} cannot be loaded: {_one_line(error)}") from error
+        missing, wanted = len(report["missing_keys"]), len(model.state_dict())
+        if missing > MAY_BE_MISSING * wanted:  # transformers leaves them at random
+            raise ValueError(f"the weights of {self.model} are not whole: {missing} of {wanted} are missing")
+        return model
 
     def load_processor(self) -> Any:
         try:

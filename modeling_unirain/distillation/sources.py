@@ -24,7 +24,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +43,15 @@ logger = logging.getLogger(__name__)
 
 NO_TARGET = "no target"
 TYPE_COLUMNS = ("type", "rain_type")
+COMMIT = re.compile(r"[0-9a-f]{40}")
 HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?(:(?P<split>[\w.-]+))?")
 FETCHED_ROWS = 256
 """Rows of a Parquet file that is fetched from the Hub: what a kill can lose."""
 
 Identified = tuple[Any, tuple]
 """A record and the identity of its files."""
+Taken = set[tuple[str, str | None]]
+"""Names and types of the data sets met so far."""
 
 
 def list_pairs(candidates: list[str], fetch: Callable[[str], Path | None]) -> Iterator[Identified]:
@@ -62,7 +65,7 @@ def list_pairs(candidates: list[str], fetch: Callable[[str], Path | None]) -> It
     Raises:
         ValueError: a source holds no pairs.
     """
-    taken: Counter = Counter()
+    taken: Taken = set()
     for candidate in candidates:
         listed = 0
         for record in _pairs_of(candidate, fetch, taken):
@@ -77,7 +80,7 @@ def list_pairs(candidates: list[str], fetch: Callable[[str], Path | None]) -> It
 
 def list_references(references: list[str], fetch: Callable[[str], Path | None]) -> Iterator[Identified]:
     """Every real rainy photograph with its identity, in a fixed order. Arguments and errors as in `list_pairs`."""
-    taken: Counter = Counter()
+    taken: Taken = set()
     for source in references:
         listed = 0
         for record in _references_of(source, fetch, taken):
@@ -87,7 +90,7 @@ def list_references(references: list[str], fetch: Callable[[str], Path | None]) 
             raise ValueError(f"{source} holds no pictures to serve as references")
 
 
-def _pairs_of(candidate: str, fetch: Callable, taken: Counter) -> Iterator[Identified]:
+def _pairs_of(candidate: str, fetch: Callable, taken: Taken) -> Iterator[Identified]:
     name, place, files = _parquet_files(candidate, fetch)
     if files is not None:
         if os.path.isdir(candidate) and next(_folders_of_pairs(place), None):
@@ -111,7 +114,7 @@ def _folders_of_pairs(root: Path) -> Iterator[tuple[Path, str]]:
         subfolders[:] = [name for name in subfolders if name not in ("input", "target", "pair")]
 
 
-def _pairs_of_folders(root: Path, folder: Path, taken: Counter) -> Iterator[Identified]:
+def _pairs_of_folders(root: Path, folder: Path, taken: Taken) -> Iterator[Identified]:
     source, rain_type = _source_and_type(root, folder, taken)
     targets = {}
     for path in _pictures_below(folder / "target"):
@@ -131,7 +134,7 @@ def _pairs_of_folders(root: Path, folder: Path, taken: Counter) -> Iterator[Iden
         yield record, (_identity(path), _identity(target) if target else None)
 
 
-def _pairs_side_by_side(root: Path, folder: Path, taken: Counter) -> Iterator[Identified]:
+def _pairs_side_by_side(root: Path, folder: Path, taken: Taken) -> Iterator[Identified]:
     source, rain_type = _source_and_type(root, folder, taken)
     pictures = list(_pictures_below(folder / "pair"))
     for path, stem in zip(pictures, _unique_stems(folder / "pair", pictures), strict=True):
@@ -146,7 +149,7 @@ def _pairs_side_by_side(root: Path, folder: Path, taken: Counter) -> Iterator[Id
         yield record, (_identity(path),)
 
 
-def _pairs_of_parquet(name: str, place: Path, files: list[Path], taken: Counter) -> Iterator[Identified]:
+def _pairs_of_parquet(name: str, place: Path, files: list[Path], taken: Taken) -> Iterator[Identified]:
     source = _unique_source(name, None, taken)
     for file in files:
         schema = _schema_of(file)
@@ -167,7 +170,7 @@ def _pairs_of_parquet(name: str, place: Path, files: list[Path], taken: Counter)
             yield record, (_identity(file),)
 
 
-def _references_of(source: str, fetch: Callable, taken: Counter) -> Iterator[Identified]:
+def _references_of(source: str, fetch: Callable, taken: Taken) -> Iterator[Identified]:
     name, place, files = _parquet_files(source, fetch)
     if files is not None:
         unique = _unique_source(name, None, taken)
@@ -262,7 +265,7 @@ def _class_names(schema: pa.Schema, column: str | None) -> list[str] | None:
     return feature.get("names") if isinstance(feature, dict) else None
 
 
-def _source_and_type(root: Path, folder: Path, taken: Counter) -> tuple[str, str | None]:
+def _source_and_type(root: Path, folder: Path, taken: Taken) -> tuple[str, str | None]:
     """`<TYPE>/<name>`: the type is the folder above, where the user's folder holds it or its name is a known type."""
     above = folder.parent.name
     known = above in set(RainType)
@@ -271,10 +274,12 @@ def _source_and_type(root: Path, folder: Path, taken: Counter) -> tuple[str, str
     return _unique_source(folder.name, rain_type, taken), rain_type
 
 
-def _unique_source(name: str, rain_type: str | None, taken: Counter) -> str:
-    """Two data sets of one name and type would share pair ids: the second is called `name-2`."""
-    taken[name, rain_type] += 1
-    return name if taken[name, rain_type] == 1 else f"{name}-{taken[name, rain_type]}"
+def _unique_source(name: str, rain_type: str | None, taken: Taken) -> str:
+    """Two data sets of one name and type would share pair ids: the second is called `name-2`, or what is free after it."""
+    numbered = (name if number == 1 else f"{name}-{number}" for number in count(1))
+    unique = next(candidate for candidate in numbered if (candidate, rain_type) not in taken)
+    taken.add((unique, rain_type))
+    return unique
 
 
 def _reference_type(root: Path, path: Path) -> str | None:
@@ -299,9 +304,9 @@ def _stem(root: Path, path: Path) -> str:
 
 def _unique_stems(root: Path, paths: list[Path]) -> list[str]:
     """The stem of each picture; the whole name where `001.png` and `001.jpg` lie side by side."""
-    count = Counter(_stem(root, path) for path in paths)
+    times = Counter(_stem(root, path) for path in paths)
     return [
-        _stem(root, path) if count[_stem(root, path)] == 1 else path.relative_to(root).as_posix() for path in paths
+        _stem(root, path) if times[_stem(root, path)] == 1 else path.relative_to(root).as_posix() for path in paths
     ]
 
 
@@ -355,9 +360,18 @@ class Fetcher:
         match = HUB_ID.fullmatch(source)
         if match is None or source.startswith("."):
             return None
-        commit = _commit_of(match["repo"], match["revision"])
-        key = stage_key("fetch", match["repo"], commit, match["split"])
-        return self._fetch(source, key, lambda: _open_hub(match["repo"], commit, match["split"]))
+        commit = match["revision"]
+        if not (commit and COMMIT.fullmatch(commit) and self._is_complete(self._hub_key(match, commit))):
+            commit = _commit_of(match["repo"], match["revision"])  # else no network is needed
+        return self._fetch(
+            source, self._hub_key(match, commit), lambda: _open_hub(match["repo"], commit, match["split"])
+        )
+
+    def _hub_key(self, match: re.Match, commit: str) -> str:
+        return stage_key("fetch", match["repo"], commit, match["split"])
+
+    def _is_complete(self, key: str) -> bool:
+        return (self.work_dir / f"fetch-{key}" / "complete.done").exists()
 
     def _fetch(self, source: str, key: str, open_rows: Callable[[], Iterable[dict]]) -> Path:
         folder = self.work_dir / f"fetch-{key}"

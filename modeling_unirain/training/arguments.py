@@ -4,10 +4,12 @@ A recipe's flat keys are the flags without their dashes; what does not fit a fla
 only: `data` and `validation` (the sources, see `training.data`), `phases` (progressive patches) and `model_overrides`.
 """
 
+import math
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from modeling_unirain.files import as_path
 from modeling_unirain.options import OptionParser, as_flags, read_recipe, split_recipe
 
 from .losses import Loss
@@ -131,7 +133,7 @@ class TrainingArguments:
     )
 
     def __post_init__(self):
-        self.output_dir = Path(self.output_dir)
+        self.output_dir = as_path(self.output_dir)
         self.report_to = [name for name in self.report_to if name != "none"]
         unknown = sorted(set(self.report_to) - set(TRACKERS))
         if unknown:
@@ -148,10 +150,10 @@ class TrainingArguments:
         }
         for bound, names in at_least.items():
             for name in names.split():
-                if getattr(self, name) < bound:
+                if not bound <= getattr(self, name) < math.inf:
                     raise ValueError(f"--{name} must be at least {bound}, not {getattr(self, name)}.")
         for name in ("learning_rate", "max_minutes", "save_minutes"):
-            if getattr(self, name) is not None and not getattr(self, name) > 0:
+            if getattr(self, name) is not None and not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"--{name} must be positive, not {getattr(self, name)}.")
         for name in ("ema_decay", "adam_beta1", "adam_beta2"):
             if not 0 <= getattr(self, name) < 1:

@@ -239,25 +239,37 @@ class ValidationSet(Dataset):
         self.seed = seed
         self.store = PictureStore(0)
         readers = [build_reader(source, self.types, self.store) for source in config.sources]
-        sizes = self.store.inspect(decode=True)
-        self._items: list[tuple[str, object, int]] = []
-        for reader in readers:
-            reader.settle(sizes, config.skip_unreadable)
-            for name, count in reader.counts().items():
-                self._items += [(name, reader, item) for item in self._choose(count, reader)]
+        self._items = self._choose_readable(readers, self.store.inspect(decode=False))
         for name in self.types:
             if not any(item[0] == name for item in self._items):
                 logger.warning("No validation pictures of type %s.", name)
         if not self._items:
             raise DataError("No validation pictures are left: give `validation` sources with readable pictures.")
 
-    def _choose(self, count: int | None, reader) -> list[int]:
+    def _choose_readable(self, readers: list[Reader], sizes: list) -> list[tuple[str, Reader, int]]:
+        """Decodes what is chosen, not the whole sources; what cannot be decoded is left out, or said, as the rest is."""
+        while True:
+            items = []
+            for reader in readers:
+                reader.settle(sizes, self.config.skip_unreadable)
+                for name, count in reader.counts().items():
+                    items += [(name, reader, item) for item in self._choose(name, count, reader)]
+            shown = {number for name, reader, item in items for number in reader.pictures(name, item)}
+            unreadable = self.store.unreadable(sorted(shown))
+            if not unreadable:
+                return items
+            for number, reason in unreadable.items():
+                sizes[number] = reason
+
+    def _choose(self, name: str, count: int | None, reader) -> list[int]:
         wanted = self.config.samples_per_type
         if count is None and wanted is None:
             raise DataError(
                 f"{reader.label}: how many rows of a stream to validate on must be said by samples_per_type."
             )
-        if count is None or isinstance(reader, CleanPhotographs):
+        if count is None:
+            return list(range(reader.count_up_to(wanted, name)))
+        if isinstance(reader, CleanPhotographs):
             return list(range(wanted or count))
         wanted = min(wanted or count, count)
         return [round(step) for step in np.linspace(0, count - 1, wanted)]

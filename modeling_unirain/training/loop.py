@@ -40,6 +40,7 @@ from transformers import get_cosine_with_min_lr_schedule_with_warmup
 from modeling_unirain.configuration_unirain import UniRainConfig
 from modeling_unirain.files import write_json
 from modeling_unirain.hub import results_table, save_model
+from modeling_unirain.loading import load_model
 from modeling_unirain.modeling_unirain import UniRainForImageDeraining, load_balancing_loss
 
 from .arguments import Arguments, ModelArguments, TrainingArguments
@@ -141,7 +142,7 @@ def build_model(arguments: ModelArguments, overrides: dict[str, Any], seed: int)
     """A new network, or one with the weights of `init_from`.
 
     Raises:
-        ValueError: unknown size or override, or weights of another config.
+        OSError, ValueError: unknown size or override, or weights that are not there, not whole or of another config.
     """
     set_seed(seed)
     unknown = sorted(set(overrides) - set(ARCHITECTURE))
@@ -158,7 +159,7 @@ def build_model(arguments: ModelArguments, overrides: dict[str, Any], seed: int)
         nn.init.zeros_(model.output_projection.bias)
         return model
     check_same_config(config, UniRainConfig.from_pretrained(arguments.init_from), f"--init_from {arguments.init_from}")
-    return UniRainForImageDeraining.from_pretrained(arguments.init_from, dtype=torch.float32)
+    return load_model(arguments.init_from)
 
 
 def check_same_config(config: UniRainConfig, other: UniRainConfig, name: str) -> None:

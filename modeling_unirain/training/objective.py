@@ -10,6 +10,7 @@ The lineage is CoBa (arXiv 2410.06741), whose convention we take where the paper
 """
 
 import logging
+import math
 from dataclasses import dataclass
 
 import torch
@@ -236,7 +237,7 @@ class MultiObjectiveReweighting(nn.Module):
             raise ValueError(f"window must be at least 2 rounds to have a slope, got {window}.")
         if warmup_rounds < 0:
             raise ValueError(f"warmup_rounds must not be negative, got {warmup_rounds}.")
-        if tau <= 0:
+        if not 0 < tau < math.inf:
             raise ValueError(f"tau must be positive, got {tau}.")
         if min_weight is None:
             min_weight = RELEASED_MIN_WEIGHT if mode == "released" else 0.0

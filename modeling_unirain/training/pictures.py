@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from ..corpora import read_stored
@@ -118,12 +118,17 @@ class PictureStore:
         """(height, width) of every picture, or why it cannot be read; `decode` reads all of it and warms the cache. No picture
         can be added afterwards."""
         self._numbers.clear()
-        sizes = self._in_threads(self._header_size, "Looking at pictures")
+        everything = range(len(self))
+        sizes = self._in_threads(self._header_size, everything, "Looking at pictures")
         self._allocate(sum(size[0] * size[1] * 3 for size in sizes if not isinstance(size, str)))
-        return self._in_threads(self._decoded_size, "Checking pictures") if decode else sizes
+        return self._in_threads(self._decoded_size, everything, "Checking pictures") if decode else sizes
 
-    def _in_threads(self, task, title: str) -> list:
-        numbers = range(len(self))
+    def unreadable(self, numbers: Sequence[int]) -> dict[int, str]:
+        """Those of the pictures that cannot be decoded, and why."""
+        results = self._in_threads(self._decoded_size, numbers, "Checking pictures")
+        return {number: result for number, result in zip(numbers, results, strict=True) if isinstance(result, str)}
+
+    def _in_threads(self, task, numbers: Sequence[int], title: str) -> list:
         with ThreadPoolExecutor(os.cpu_count()) as threads:
             blocks = (numbers[start : start + BLOCK] for start in range(0, len(numbers), BLOCK))
             results = chain.from_iterable(threads.map(task, block) for block in blocks)
@@ -210,6 +215,8 @@ def decode(source: io.BytesIO | str | None, label: str) -> np.ndarray:
         source = io.BytesIO(read_stored(source)) if isinstance(source, str) else source
         with Image.open(source) as image:
             return rgb_of(image)
+    except UnidentifiedImageError as error:  # names the object that holds the bytes
+        raise DataError(f"{label} is not a picture.") from error
     except Exception as error:  # Pillow raises half a dozen types for files that are broken in different ways
         raise DataError(f"{label} cannot be read as a picture ({error}).") from error
 

@@ -3,6 +3,7 @@
 import itertools
 import logging
 import os
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -106,6 +107,10 @@ class Pairs:
         rainy = lay_rain(sample.rainy, sample.clean, background, curve, rng.uniform(*TRANSFER_STRENGTH))
         return Sample(rainy, background, sample.name)
 
+    def pictures(self, type_name: str, item: int) -> list[int]:
+        """The store's numbers of one pair."""
+        return self.pairs[type_name][item].tolist()
+
     def whole(self, type_name: str, item: int) -> tuple[np.ndarray, np.ndarray, str]:
         """Input, target and name of one pair."""
         rainy, clean = self.pairs[type_name][item]
@@ -122,6 +127,23 @@ def _crop_pair(rainy: np.ndarray, clean: np.ndarray, name: str, rng: np.random.G
     return Sample(pad_to(rainy[window], size, size), pad_to(clean[window], size, size), name)
 
 
+class _Rewindable:
+    """An iterator that takes back what was read ahead of its turn."""
+
+    def __init__(self, items: Iterator):
+        self._items = items
+        self._ahead: deque = deque()
+
+    def __iter__(self) -> Iterator:
+        return self
+
+    def __next__(self):
+        return self._ahead.popleft() if self._ahead else next(self._items)
+
+    def give_back(self, items: list) -> None:
+        self._ahead.extendleft(reversed(items))
+
+
 class StreamedCorpus:
     """A corpus read as a stream: draw n of a type is that type's n-th row, from the start again after the last."""
 
@@ -134,13 +156,19 @@ class StreamedCorpus:
             )
         self.types = _select_types(source.types or names, source.types, types, self.label)
         self._names = names
-        self._cursors: dict[str, tuple[int, Iterator[tuple[int, dict]]]] = {}
+        self._skip_unreadable = False
+        self._cursors: dict[str, tuple[int, _Rewindable]] = {}
 
     def counts(self) -> dict[str, None]:
         return dict.fromkeys(self.types)
 
     def settle(self, sizes, skip_unreadable: bool) -> None:
-        """Nothing can be checked before it is read."""
+        """Nothing can be checked before it is read: the next row then stands for one that cannot be."""
+        self._skip_unreadable = skip_unreadable
+
+    def pictures(self, type_name: str, item: int) -> list[int]:
+        """None is in a store."""
+        return []
 
     def draw(self, type_name: str, number: int, deck: int, seed: int, rng: np.random.Generator, size: int) -> Sample:
         return _crop_pair(*self.whole(type_name, number), rng, size)
@@ -148,16 +176,35 @@ class StreamedCorpus:
     def whole(self, type_name: str, item: int) -> tuple[np.ndarray, np.ndarray, str]:
         position, rows = self._cursors.get(type_name, (0, None))
         if rows is None or item < position:
-            position, rows = 0, self._rows(type_name)
-        row_number, row = next(itertools.islice(rows, item - position, None))
+            position, rows = 0, _Rewindable(self._rows(type_name))
+        taken = [next(itertools.islice(rows, item - position, None))]
+        while (pair := self._decoded(*taken[-1])) is None:
+            taken.append(next(rows))
+            if taken[-1][0] == taken[0][0]:
+                raise DataError(f"{self.label} holds no row of type {type_name} that can be read.")
+        rows.give_back(taken[1:])
         self._cursors[type_name] = item + 1, rows
+        return pair
+
+    def _decoded(self, row_number: int, row: dict) -> tuple[np.ndarray, np.ndarray, str] | None:
         name = f"row {row_number} of {self.label}"
-        rainy, clean = (decode(encoded(row[column]), f"{name}, column {column!r},") for column in ("input", "target"))
+        try:
+            rainy, clean = (
+                decode(encoded(row[column]), f"{name}, column {column!r},") for column in ("input", "target")
+            )
+        except DataError as error:
+            _is_readable(str(error), self._skip_unreadable)
+            return None
         if rainy.shape != clean.shape:
             raise DataError(
                 f"{name}: input and target differ in size, {_dimensions(rainy.shape)} and {_dimensions(clean.shape)}."
             )
         return rainy, clean, name
+
+    def count_up_to(self, wanted: int, type_name: str) -> int:
+        """Rows of a type, of `wanted` at most."""
+        numbers = [number for number, _ in itertools.islice(self._rows(type_name), wanted)]
+        return len(set(numbers))  # after the last row comes the first again
 
     def _rows(self, type_name: str) -> Iterator[tuple[int, dict]]:
         while True:
@@ -213,6 +260,10 @@ class CleanPhotographs:
         for name in self.types:
             if not self.day and not (name in NIGHT_TYPES and self.night):
                 raise DataError(f"{self.label}: no photograph by day is left to render {name} over.")
+
+    def pictures(self, type_name: str, item: int) -> list[int]:
+        """The store's numbers of all that may be drawn: which one is, chance decides."""
+        return [*self.day, *self.night, *self.streaks]
 
     def draw(self, type_name: str, number: int, deck: int, seed: int, rng: np.random.Generator, size: int) -> Sample:
         sample = self.render(

@@ -1,5 +1,6 @@
 """What a recipe says of the places that training data comes from: three kinds of source, mixed by weight."""
 
+import math
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from types import NoneType, UnionType
@@ -186,7 +187,7 @@ def _as_paths(name: str, value) -> list[Path]:
 
 
 def _check_source(source: Source) -> None:
-    if not source.weight > 0:
+    if not 0 < source.weight < math.inf:
         raise DataError(f"The weight of a source must be positive, got {source.weight}; leave the source out instead.")
     if source.types is not None:
         source.types = [str(name) for name in _as_list(source.types)]

@@ -27,6 +27,15 @@ def test_flags_override_a_recipe(tmp_path):
     assert distillation.work_dir == Path("w") and chosen.preset == "local"
 
 
+def test_the_home_folder_is_found_in_every_place(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    argv = ["--candidates", "~/c", "org/name", "--references", "~/r", "--work_dir", "~/w", "--output_dir", "~/o"]
+    found, _ = parse_arguments(argv)
+    assert found.candidates == [str(tmp_path / "c"), "org/name"] and found.references == [str(tmp_path / "r")]
+    assert (found.work_dir, found.output_dir) == (tmp_path / "w", tmp_path / "o")
+
+
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [
@@ -36,6 +45,8 @@ def test_flags_override_a_recipe(tmp_path):
         ([*REQUIRED, "--prompt_file", "missing.txt"], "missing.txt"),
         ([*REQUIRED, "--push_to_hub", "nameless"], "ORG/NAME"),
         ([*REQUIRED, "--shard_size", "0"], "--shard_size"),
+        ([*REQUIRED, "--min_votes", "0"], "--min_votes must be at least 1"),
+        ([*REQUIRED, "--wait_timeout", "nan"], "--wait_timeout must be a positive number"),
         ([*REQUIRED, "--device", "abacus"], "device abacus cannot be used here"),
         ([*REQUIRED, "--speed", "9"], "unknown option --speed 9; see distill_dataset.py --help"),
         (["--recipe", "missing.yaml"], "missing.yaml"),

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from modeling_unirain.distillation import duplicates, structural
-from modeling_unirain.distillation.duplicates import find_duplicates, iter_edges
+from modeling_unirain.distillation.duplicates import find_duplicates, iter_edges, resolve
 from modeling_unirain.distillation.pipeline import INSPECTED_SCHEMA
 from modeling_unirain.distillation.shards import ShardStore
 from modeling_unirain.distillation.structural import detail, difference_hash, rain_energy, similar_hashes
@@ -77,21 +77,19 @@ def neighbours(rows: list[dict]) -> set[tuple[int, int]]:
     return found
 
 
-def one_by_one(rows: list[dict]) -> list[tuple[str, str]]:
+def one_by_one(rows: list[dict]) -> list[tuple[str, str, bool]]:
     sound = [row for row in rows if not row["reason"]]
-    pairs = neighbours(sound)
-    first = {}
-    for number, row in enumerate(sound):
-        if (twin := first.setdefault(row["pixels"], number)) != number:
-            pairs.add((twin, number))
     details = [detail(np.frombuffer(row["thumbnail"], np.uint8).reshape(1, 128, 128))[0] for row in sound]
     edges = set()
-    for i, j in pairs:
+    for i, j in neighbours(sound):
         a, b = sound[i], sound[j]
         energy = np.square(details[i] - details[j], dtype=np.float64).mean()
         limit = structural.MAX_RAIN_RATIO * min(a["rain_energy"], b["rain_energy"])
-        if a["pixels"] == b["pixels"] or energy <= limit:
-            edges.add(tuple(sorted((a["pair_id"], b["pair_id"]))))
+        if a["pixels"] != b["pixels"] and energy <= limit:
+            edges.add((*sorted((a["pair_id"], b["pair_id"])), False))
+    for pixels in {row["pixels"] for row in sound}:
+        first, *others = sorted(row["pair_id"] for row in sound if row["pixels"] == pixels)
+        edges |= {(first, other, True) for other in others}
     return sorted(edges)
 
 
@@ -117,8 +115,15 @@ def test_no_two_pictures_are_compared_twice():
 
 def test_thumbnails_are_read_once_for_many_comparisons(tmp_path):
     store = stored(tmp_path, fixed_camera(3))
-    find_duplicates(store)
-    assert store.reads <= structural.HASH_BANDS * store.num_shards
+    assert any(not equal for _, _, equal in iter_edges(find_duplicates(store)))
+    assert store.reads <= store.num_shards
+
+
+def test_of_equal_pictures_the_first_that_is_kept_takes_the_others_places():
+    edges = [("a", "b", True), ("a", "c", True), ("a", "d", True), ("c", "z", False)]
+    assert resolve(edges, lambda pair_id: True) == {"b": "a", "c": "a", "d": "a"}
+    assert resolve(edges, lambda pair_id: pair_id != "a") == {"c": "b", "d": "b"}
+    assert resolve(edges, lambda pair_id: pair_id not in "ab") == {"d": "c", "z": "c"}
 
 
 def test_without_candidates_there_are_no_duplicates(tmp_path):

@@ -5,6 +5,7 @@ import pytest
 from distillation.test_captioning import scene, with_drops, with_streaks
 from distillation.tiny_checkpoints import tiny_clip
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import CLIPModel, CLIPProcessor
 
 from modeling_unirain.configuration_unirain import UniRainConfig
@@ -51,6 +52,19 @@ def test_clip_images_of_different_sizes_keep_their_order(clip):
         pixels = processor(images=Image.fromarray(image), return_tensors="pt")["pixel_values"]
         expected = model.visual_projection(model.vision_model(pixels).pooler_output)[0]
         np.testing.assert_allclose(row, expected.detach().numpy(), atol=1e-5)
+
+
+def test_weights_that_are_not_whole_are_refused(tmp_path):
+    folder = tiny_clip(tmp_path / "clip")
+    weights = load_file(folder / "model.safetensors")
+    text_only = {name: tensor for name, tensor in weights.items() if not name.startswith("vision_model")}
+    save_file(text_only, folder / "model.safetensors", metadata={"format": "pt"})
+    embedder = ClipImageEmbedder(str(folder), "cpu")
+    with pytest.raises(ValueError, match=f"clip are not whole: {len(weights) - len(text_only)} of"):
+        embedder.embed_images([scene(1, seed=1).astype(np.uint8)])
+    (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:3000])
+    with pytest.raises(ValueError, match="clip cannot be loaded"):
+        embedder.embed_images([scene(1, seed=1).astype(np.uint8)])
 
 
 def test_minilm_puts_like_sentences_together():

@@ -190,15 +190,35 @@ def test_an_endpoint_that_answers_nothing_stops_the_run(server):
 
 @pytest.mark.parametrize(
     ("fault", "sentence"),
-    [("401", API_KEY_VARIABLE), ("403", API_KEY_VARIABLE), ("404", "no model 'vlm'"), ("400", "HTTP 400")],
+    [
+        ("401", API_KEY_VARIABLE),
+        ("403", API_KEY_VARIABLE),
+        ("404", "no model 'vlm'"),
+        ("400", "source/DRS/1.*HTTP 400"),
+    ],
 )
 def test_what_will_not_pass_stops_the_run_at_once(server, fault, sentence, monkeypatch):
     monkeypatch.setenv(API_KEY_VARIABLE, "secret-key")
     server.faults = [fault] * 99
     with pytest.raises(OSError, match=sentence) as stopped:
         judge_of(server).judge([case(1)])
-    assert len(server.requests) == 1
+    assert len(server.requests) == (2 if fault == "400" else 1)
     assert "secret-key" not in str(stopped.value)
+
+
+@pytest.mark.parametrize("fault", ["400", "413", "422"])
+def test_a_case_that_is_refused_by_itself_is_an_abstention_with_the_reason(server, fault):
+    server.faults = [fault]
+    votes = judge_of(server, concurrency=1).judge([case(1)])  # one about grey pictures is answered
+    assert votes[0].decision is None and f"HTTP {fault}" in votes[0].reason
+    assert len(server.requests) == 2 and _brightness(server.requests[1]) == 128
+
+
+def test_a_case_that_alone_in_its_batch_gets_no_answer_does_not_stop_the_run(server):
+    server.faults = ["500"] * 4
+    votes = judge_of(server).judge([case(1)])
+    assert votes[0].decision is None and "HTTP 500" in votes[0].reason and "4 attempts" in votes[0].reason
+    assert len(server.requests) == 5
 
 
 def test_the_key_is_sent_and_never_logged(server, monkeypatch, caplog):

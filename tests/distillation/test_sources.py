@@ -12,7 +12,7 @@ from distillation.tiny_corpus import distil, rained, save, save_pair, scene
 
 from modeling_unirain.distillation.pipeline import inspect
 from modeling_unirain.distillation.reading import read_bytes, read_pixels
-from modeling_unirain.distillation.shards import Process
+from modeling_unirain.distillation.shards import Process, stage_key
 from modeling_unirain.distillation.sources import Fetcher, list_pairs, list_references
 from modeling_unirain.images import ImageError
 
@@ -70,6 +70,13 @@ def test_pair_ids_are_unique_across_equal_names_and_suffixes(tmp_path):
     assert set(ids) == {"set/DRS/001.jpg", "set/DRS/001.png", "set/DRS/sub/002", "set-2/DRS/001"}
 
 
+def test_a_number_that_another_data_set_bears_as_its_name_is_not_given_again(tmp_path):
+    for root, name in (("a", "rain"), ("b", "rain"), ("c", "rain-2"), ("d", "rain")):
+        save_pair(tmp_path / root / "DRS" / name, "0", seed=1)
+    ids = [pair.pair_id for pair in pairs(*(tmp_path / root for root in "abcd"))]
+    assert ids == ["rain/DRS/0", "rain-2/DRS/0", "rain-2-2/DRS/0", "rain-3/DRS/0"]
+
+
 def test_listing_twice_gives_the_same_order(data):
     assert pairs(data / "candidates") == pairs(data / "candidates")
     assert references(data / "references") == references(data / "references")
@@ -117,6 +124,22 @@ def test_what_save_to_disk_wrote_is_fetched_into_parquet_once(tmp_path):
         assert [pair.rain_type for pair in found] == ["DRS", "snow", "DRS", "snow", "DRS"]
     np.testing.assert_array_equal(read_pixels(found[3].target), scene(3))
     assert len(list((tmp_path / "work").glob("fetch-*"))) == 1
+
+
+def test_what_was_fetched_of_a_commit_is_gone_on_with_offline(tmp_path, hub, monkeypatch):
+    from huggingface_hub import constants
+
+    dataset().to_parquet(str(tmp_path / "part.parquet"))
+    fetch, commit = Fetcher(tmp_path / "work", Process(), timeout=1), "0123456789" * 4
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match="OfflineModeIsEnabled"):
+        fetch(f"org/rain@{commit}")
+    folder = tmp_path / "work" / f"fetch-{stage_key('fetch', 'org/rain', commit, None)}"
+    folder.mkdir(parents=True)
+    (tmp_path / "part.parquet").rename(folder / "000000.parquet")
+    (folder / "complete.done").write_text("{}")
+    assert fetch(f"org/rain@{commit}") == folder
+    assert len(list(list_pairs([f"org/rain@{commit}"], fetch))) == 5
 
 
 def test_a_pair_labelled_as_nothing_is_fetched_without_a_type(tmp_path):

@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
@@ -476,6 +477,40 @@ def test_a_stream_that_breaks_off_is_named(hub_like_folder):
         read_all(dataset)
 
 
+def test_a_row_of_a_stream_that_is_no_picture_is_named_or_the_next_stands_for_it(tmp_path, caplog):
+    import pyarrow.parquet as pq
+
+    path = tmp_path / "corpus.parquet"
+    build_corpus(9).to_parquet(path)
+    table = pq.read_table(path)
+    rows = table.to_pylist()
+    for number in (4, 5):  # of the type NRD, as are 1, 2, 7 and 8
+        rows[number]["input"]["bytes"] = b"no picture"
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), path)
+    source = CorpusSource(str(path), streaming=True, types=["NRD"])
+    with pytest.raises(DataError, match=r"row 4 of .*, column 'input', is not a picture\. .*skip_unreadable") as error:
+        read_all(RainDataset(config(source, types=["NRD"])))
+    assert "0x" not in str(error.value)
+    dataset = RainDataset(config(source, types=["NRD"], samples_per_epoch=12, skip_unreadable=True))
+    with caplog.at_level(logging.WARNING):
+        samples = read_all(dataset)
+    assert "row 4" in caplog.text and "row 5" in caplog.text
+    assert [int(sample["name"].split()[1]) for sample in samples] == [1, 2, 7, 7, 7, 8] * 2
+    assert_same(read_all(dataset, workers=2), samples)
+    assert_same([RainDataset(dataset.config)[9]], [samples[9]])
+    for row in rows:
+        row["target"]["bytes"] = b"no picture"
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), path)
+    with pytest.raises(DataError, match="no row of type NRD that can be read"):
+        RainDataset(config(source, types=["NRD"], skip_unreadable=True))[0]
+
+
+def test_a_stream_with_fewer_rows_than_wanted_is_validated_on_once(hub_like_folder):
+    source = CorpusSource(hub_like_folder, streaming=True)
+    names = [sample["name"] for sample in read_all(whole_stream(source))]
+    assert len(names) == len(set(names)) == 8
+
+
 def test_source_types_select_rows(hub_like_folder):
     dataset = RainDataset(config(CorpusSource(hub_like_folder, types=["haze"]), types=["haze"]))
     assert len({s["name"] for s in read_all(dataset)}) == 3
@@ -793,6 +828,26 @@ def test_validation_recipe_mistakes_are_named(tmp_path):
         ValidationConfig.from_dict({"sources": [], "crop": 1})
     with pytest.raises(DataError, match="'crop_size' in validation must be a whole number or null, got 'full'"):
         ValidationConfig.from_dict({"sources": [], "crop_size": "full"})
+
+
+def test_validation_decodes_what_it_shows_and_replaces_what_cannot_be(tmp_path):
+    write_pairs(tmp_path, "DRS", 30)
+
+    def validation(**options):
+        found = ValidationSet(ValidationConfig([PairedSource(tmp_path)], samples_per_type=3, **options), ["DRS"])
+        return [stem(sample) for sample in read_all(found)]
+
+    shown = validation()
+    never_shown = next(name for name in map(str, range(30)) if name not in shown)
+    for name in (never_shown, shown[1]):
+        victim = tmp_path / f"DRS/set/input/{name}.png"
+        victim.write_bytes(victim.read_bytes()[:600])  # the header is whole
+        if name == never_shown:
+            assert validation() == shown
+    with pytest.raises(DataError, match=rf"{shown[1]}\.png"):
+        validation()
+    replaced = validation(skip_unreadable=True)
+    assert len(set(replaced)) == 3 and shown[1] not in replaced
 
 
 def test_validation_checks_its_pictures_when_built(tmp_path):

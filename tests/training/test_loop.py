@@ -15,7 +15,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader, Dataset
 from training_runs import logged, losses, tiny_arguments, write_pairs, write_recipe
 
@@ -360,6 +360,9 @@ def test_a_run_starts_from_exported_weights(tmp_path):
         (["--max_steps", "many"], "max_steps.*invalid int value: 'many'"),
         (["--mixed_precision", "fp8"], "mixed_precision.*invalid choice: 'fp8'"),
         (["--learning_rate", "0"], "--learning_rate must be positive"),
+        (["--learning_rate", "inf"], "--learning_rate must be positive"),
+        (["--weight_decay", "nan"], "--weight_decay must be at least 0, not nan"),
+        (["--max_grad_norm", "nan"], "--max_grad_norm must be at least 0, not nan"),
         (["--ema_decay", "1"], "--ema_decay must lie in"),
         (["--max_steps", "10", "--warmup_steps", "10"], "leaves nothing of --max_steps"),
         (["--report_to", "notebook"], "knows tensorboard, wandb and none, not 'notebook'"),
@@ -500,6 +503,26 @@ def test_checkpoint_and_weights_of_another_config_are_refused(tmp_path):
     with pytest.raises(ValueError, match="another config: `refinement_depth` is 1 there and 2 here"):
         export, output = str(tmp_path / "run" / "export"), str(tmp_path / "next")
         main(tiny_arguments(tmp_path, "--init_from", export, "--output_dir", output, **other))
+
+
+def test_weights_that_are_not_whole_are_not_trained_on(tmp_path):
+    main(tiny_arguments(tmp_path, max_steps=3))
+    broken = shutil.copytree(tmp_path / "run" / "export", tmp_path / "broken")
+    weights = load_file(broken / "model.safetensors")
+    save_file(dict(list(weights.items())[5:]), broken / "model.safetensors", metadata={"format": "pt"})
+    start = ["--init_from", str(broken), "--output_dir", str(tmp_path / "next")]
+    with pytest.raises(ValueError, match="broken' is incomplete: 5 of its weights are missing"):
+        main(tiny_arguments(tmp_path, *start, max_steps=3))
+    (broken / "model.safetensors").write_bytes((broken / "model.safetensors").read_bytes()[:2000])
+    with pytest.raises(ValueError, match="broken' is damaged"):
+        main(tiny_arguments(tmp_path, *start, max_steps=3))
+    assert not (tmp_path / "next" / "export").exists()
+
+
+def test_the_home_folder_is_found_in_an_output_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert parse_arguments(["--output_dir", "~/runs"]).training.output_dir == tmp_path / "runs"
 
 
 # Parts
