@@ -51,7 +51,7 @@ setup(
     },
     install_requires=[
         "torch>=2.6",
-        "transformers>=5,<6",
+        "transformers>=5.18,<6",
         "huggingface_hub>=1",
         "safetensors",
         "numpy",

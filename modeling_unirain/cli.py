@@ -9,7 +9,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
@@ -23,7 +23,6 @@ from typer.core import TyperGroup
 
 from . import evaluation
 from .derainer import Derainer, load_derainer
-from .files import as_path
 from .images import (
     EXTENSIONS,
     MAX_PIXELS,
@@ -88,7 +87,21 @@ def prepare() -> None:
     transformers_logging.disable_progress_bar()
 
 
-Checkpoint = Annotated[str, typer.Option(help="A name, a folder, or a repository on the Hub.")]
+def named(text: str) -> str:
+    """An argument that names something; `~` is the home folder. What a shell makes of an unset variable names nothing, while
+    as a path it would be the folder that one is in."""
+    if not text:
+        raise typer.BadParameter("it is empty, a name or a place is needed.")
+    return os.path.expanduser(text)
+
+
+def placed(text: str) -> Path:
+    return Path(named(text))
+
+
+Checkpoint = Annotated[
+    str, typer.Option(parser=named, metavar="NAME", help="A name, a folder, or a repository on the Hub.")
+]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps, ... [default: the fastest that works]")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16. [default: float32]")]
 Tile = Annotated[int | None, typer.Option(min=32, help="Side of the tiles in pixels. [default: by memory]")]
@@ -100,9 +113,13 @@ SelfEnsemble = Annotated[
 @app.command()
 def derain(
     inputs: Annotated[
-        list[str], typer.Argument(metavar="INPUT", help="Pictures, folders (searched recursively) or globs.")
+        list[str],
+        typer.Argument(parser=named, metavar="INPUT", help="Pictures, folders (searched recursively) or globs."),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="A file for one picture, else a folder.")],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", parser=placed, metavar="PATH", help="A file for one picture, else a folder."),
+    ],
     checkpoint: Checkpoint = "unirain",
     device: Device = None,
     dtype: Dtype = None,
@@ -142,7 +159,9 @@ def derain(
 
 @app.command()
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write to.")] = Path("unirain-demo"),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", parser=placed, metavar="PATH", help="The folder to write to.")
+    ] = Path("unirain-demo"),
     checkpoint: Checkpoint = "unirain",
     device: Device = None,
 ) -> None:
@@ -175,11 +194,14 @@ def evaluate(
     data: Annotated[
         list[str],
         typer.Argument(
+            parser=named,
             metavar="DATA...",
             help="Folders TYPE/NAME/input and target, real photographs TYPE/*, or a corpus on disk or the Hub.",
         ),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The folder for tables and sheets.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", parser=placed, metavar="PATH", help="The folder for tables and sheets.")
+    ],
     checkpoint: Checkpoint = "unirain",
     split: Annotated[str | None, typer.Option(help="Of a corpus. [default: test, validation or the only one]")] = None,
     device: Device = None,
@@ -213,8 +235,10 @@ def evaluate(
 
 @app.command()
 def rain(
-    photograph: Annotated[Path, typer.Argument(metavar="PHOTO", help="A picture without rain.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The rainy picture to write.")],
+    photograph: Annotated[Path, typer.Argument(parser=placed, metavar="PHOTO", help="A picture without rain.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", parser=placed, metavar="PATH", help="The rainy picture to write.")
+    ],
     rain_type: Annotated[
         RainType, typer.Option("--type", help="D or N: day or night; RS or RD: streaks or drops.")
     ] = RainType.DRS,
@@ -224,7 +248,11 @@ def rain(
     ] = None,
     clean: Annotated[
         Path | None,
-        typer.Option(help="Also write what a perfect derainer would return: by night not the photograph itself."),
+        typer.Option(
+            parser=placed,
+            metavar="PATH",
+            help="Also write what a perfect derainer would return: by night not the photograph itself.",
+        ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace outputs that are there already.")] = False,
 ) -> None:
@@ -248,7 +276,12 @@ def rain(
 @app.command("publish")
 def publish_command(
     kind: Annotated[RepoKind, typer.Argument(help="What SOURCE is.")],
-    source: Annotated[Path, typer.Argument(help="A checkpoint, a distilled corpus, or the folder space/ of a clone.")],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            parser=placed, metavar="SOURCE", help="A checkpoint, a distilled corpus, or the folder space/ of a clone."
+        ),
+    ],
     repo_id: Annotated[str, typer.Argument(help="owner/name on the Hub.")],
     public: Annotated[bool, typer.Option("--public", help="Everyone may see it. [default: only you]")] = False,
     dry_run: Annotated[
@@ -294,11 +327,13 @@ class Claim:
 
 @dataclass(frozen=True)
 class Job:
-    """One picture to derain, where the result goes, and where before beside after goes if it is wanted."""
+    """One picture to derain, where the result goes, where before beside after goes if it is wanted, and the result's format
+    if one was asked for: a picture's own need not be the one that its name ends in."""
 
     source: Path
     target: Path
     sheet: Path | None = None
+    format: str | None = None
 
     @property
     def outputs(self) -> list[Path]:
@@ -333,15 +368,15 @@ def plan(inputs: Sequence[str], output: Path, format: str | None, compare: bool)
             format_of(output)
         elif EXTENSIONS.get(output.suffix.lower()) != EXTENSIONS[suffix]:
             raise ImageError(f"{output} does not end in {suffix}, as --format {format} asks for.")
-        return [Job(paths[0], output, sheet_beside(output) if compare else None)]
+        return [Job(paths[0], output, sheet_beside(output) if compare else None, format_of(output))]
     if output.exists() and not output.is_dir():
         raise ImageError(f"{output} is a file, but several pictures need a folder: give --output a folder.")
     jobs = []
     for path in paths:
-        if suffix and path.is_dir() and output.is_dir() and output.samefile(path):
+        if (suffix or compare) and path.is_dir() and output.is_dir() and output.samefile(path):
             raise ImageError(
-                f"{output} is where the pictures are, and what is written there in another format would be taken for more of them: "
-                "choose another --output."
+                f"{output} is where the pictures are, and what is written there {'in another format' if suffix else 'to compare'} "
+                "would be taken for more of them: choose another --output."
             )
         sources = pictures_below(path, leave_out=output) if path.is_dir() else [path]
         if not sources:
@@ -349,7 +384,8 @@ def plan(inputs: Sequence[str], output: Path, format: str | None, compare: bool)
         for source in sources:
             target = output / (source.relative_to(path) if path.is_dir() else source.name)
             target = target.with_suffix(suffix) if suffix else target
-            jobs.append(Job(source, target, sheet_beside(target) if compare else None))
+            sheet = sheet_beside(target) if compare else None
+            jobs.append(Job(source, target, sheet, EXTENSIONS[suffix] if suffix else None))
     jobs = list({(job.source.resolve(), job.target): job for job in jobs}.values())  # one given twice is done once
     by_output: dict[Path, Job] = {}
     for job in jobs:
@@ -372,7 +408,7 @@ def expand(text: str, output: Path) -> list[Path]:
 
     An output folder among what the glob searches is passed over, since an earlier run's results lie in it.
     """
-    path = as_path(text)
+    path = Path(text)
     if path.exists():
         return [path]
     if not glob.has_magic(text):
@@ -528,7 +564,7 @@ class Run:
 
     def write(self, job: Job, picture: Picture, derained: Picture) -> None:
         try:
-            save_image(derained, job.target, EXTENSIONS.get(job.target.suffix.lower(), derained.format))
+            save_image(derained, job.target, job.format or derained.format)
             self.write_sheet(job, picture, derained)
             job.date_outputs()
             self.done += 1
@@ -539,7 +575,9 @@ class Run:
         if job.sheet is not None:
             before_and_after = [[picture.to_pil(), derained.to_pil()]]
             sheet = comparison_sheet(before_and_after, ["Rainy", "Derained"], cell_width=min(960, picture.size[1]))
-            save_image(Picture.from_pil(sheet), job.sheet)
+            # A grey picture's profile does not describe colours
+            icc_profile = picture.icc_profile if picture.pixels.shape[2] == 3 else b""
+            save_image(replace(Picture.from_pil(sheet), icc_profile=icc_profile), job.sheet)
 
     def report(self, error: Exception) -> None:
         if getattr(error, "errno", None) in _NOTHING_CAN_BE_WRITTEN:

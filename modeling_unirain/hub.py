@@ -33,6 +33,8 @@ derain = pipeline("image-to-image", model="REPOSITORY", trust_remote_code=True)
 clean = derain("rainy.jpg")
 ```
 
+It needs transformers 5.18 or a later 5.x.
+
 Input and output are RGB in [0, 1]; height and width must be multiples of {size_divisor}, which the image processor sees to.
 
 ## Results

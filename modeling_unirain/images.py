@@ -32,7 +32,7 @@ from pathlib import Path
 import imagecodecs
 import numpy as np
 import tifffile
-from PIL import ExifTags, Image, ImageCms, JpegImagePlugin, TiffImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from .files import folders_below, written
 
@@ -78,7 +78,7 @@ _DESCRIPTIVE_TAGS = {
     *range(40091, 40096),  # title, comment, author, keywords and subject, as Windows writes them
 }
 """IFD0 tags that describe the photograph; the others describe how a TIFF stores it and must not be carried over."""
-_pillow_limit = threading.Lock()
+_pillow_limits = threading.Lock()
 
 
 class ImageError(ValueError):
@@ -142,7 +142,7 @@ class Picture:
         if np.issubdtype(array.dtype, np.floating):
             if not (array.min() >= -1e-3 and array.max() <= 1 + 1e-3):  # NaN fails this
                 raise ImageError(f"Floating-point pixels must lie in [0, 1], got {array.min():g} to {array.max():g}.")
-            array = np.rint(array.clip(0, 1) * 65535).astype(np.uint16)
+            array = np.rint(array.clip(0, 1).astype(np.float64) * 65535).astype(np.uint16)  # float16 ends before 65535
         if array.dtype not in (np.uint8, np.uint16):
             raise ImageError(f"Pixels must be uint8, uint16 or floating point in [0, 1], got {array.dtype}.")
         return cls(*_split_alpha(array))
@@ -299,13 +299,15 @@ def _reading_errors(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _opened(path: Path, max_pixels: float) -> Iterator[Image.Image]:
-    """`Image.open` with our limit in place of Pillow's, which is a global: it is set aside under a lock."""
-    with _pillow_limit:
-        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    """`Image.open` with limits of ours in place of Pillow's, which are globals: they are set aside under a lock. Profiles and
+    texts of a PNG may be as large as all of them together may be, not 1 MiB each."""
+    with _pillow_limits:
+        pixels, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        text, PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY
         try:
             image = Image.open(path, formats=_READABLE)
         finally:
-            Image.MAX_IMAGE_PIXELS = limit
+            Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK = pixels, text
     with image:
         _check_size(path, image.width, image.height, max_pixels)
         yield image
@@ -331,12 +333,15 @@ def _read_with_pillow(path: Path, max_pixels: float) -> tuple[Picture, int]:
             _warn_of_more(path, getattr(image, "n_frames", 1))
         icc_profile = image.info.get("icc_profile") or b""
         about = {"exif": _exif_block(image, path), "format": _format(image), "encoding": _encoding(image, path)}
-        if image.format == "PNG" and _png_depth(path) == 16:  # Pillow would drop the lower 8
+        depth = _png_depth(path) if image.format == "PNG" else 8
+        if depth == 16:  # Pillow would drop the lower 8
             pixels = imagecodecs.png_decode(path.read_bytes())
         elif image.mode == "CMYK":
             rgb, icc_profile = _cmyk_to_rgb(image, icc_profile)
             pixels = np.asarray(rgb)
         else:
+            if image.mode == "L" and depth < 8 and "transparency" in image.info:
+                image.info["transparency"] *= 255 // (2**depth - 1)  # as Pillow has done with the pixels
             pixels = np.asarray(image.convert(_target_mode(image, path)))
         return Picture(*_split_alpha(pixels), icc_profile=icc_profile, **about), _orientation(image)
 
@@ -593,6 +598,8 @@ def _fitted(picture: Picture, format: str, path: Path) -> Picture:
     if picture.pixels.dtype == np.uint16 and format not in ("PNG", "TIFF"):
         logger.warning("%s: %s holds 8 bits a channel; of the picture's 16 the lower 8 are lost.", path, format)
         picture = picture.as_8_bit()
+    if format == "BMP" and (picture.exif or picture.icc_profile):
+        logger.warning("%s: BMP holds no EXIF and no colour profile; the picture's are lost.", path)
     if format == "WEBP" and picture.pixels.shape[2] == 1:
         picture = replace(picture, icc_profile=b"")  # WebP holds no grey, and a grey profile does not describe colours
     if picture.alpha is not None and format == "JPEG":

@@ -117,6 +117,8 @@ def list_files(folder: Path) -> dict[str, int]:
                 f"{path} is a link, and what it points to may lie outside the folder; copy the file."
             )
         if path.is_file():
+            if name.name == ".env":
+                raise PublishingError(f"{path} may hold keys, which must not be published; move it elsewhere.")
             if is_pickle(path):
                 raise PublishingError(
                     f"{path} is a pickle, which runs code when loaded; save tensors as safetensors, or remove it."
@@ -162,7 +164,14 @@ def check_model(folder: Path, files: dict[str, int]) -> None:
             raise PublishingError(f"{folder} is no checkpoint to publish: it has no {name}.")
     if not any(name.endswith(".safetensors") for name in files):
         raise PublishingError(f"{folder} is no checkpoint to publish: it has no weights in safetensors.")
-    classes = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("auto_map", {})
+    config = folder / "config.json"
+    try:
+        settings = json.loads(config.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise PublishingError(f"{config} is not valid JSON: {error}; export the checkpoint again.") from error
+    if not isinstance(settings, dict) or not isinstance(settings.get("auto_map", {}), dict):
+        raise PublishingError(f"{config} is not a checkpoint's config; export the checkpoint again.")
+    classes = settings.get("auto_map", {})
     modules = {name.split(".")[0] + ".py" for name in classes.values() if isinstance(name, str)}
     missing = sorted(modules - set(files))
     if not modules or missing:
@@ -229,6 +238,10 @@ def assemble_space(source: Path, staging: Path) -> Path:
     package = Path(__file__).parent
     examples = source / "examples" if (source / "examples").is_dir() else source.absolute().parent / "examples"
     list_files(source)  # refuses links before anything is copied
+    if (source / package.name).exists():
+        raise PublishingError(
+            f"{source} holds {package.name} already, as a published Space does; give the folder space/ of a clone."
+        )
     skip = shutil.ignore_patterns(*IGNORED_FOLDERS)
     shutil.copytree(source, staging, ignore=skip, dirs_exist_ok=True)
     shutil.copytree(

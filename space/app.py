@@ -6,7 +6,9 @@ Starts without a network: the checkpoint is bundled with the package. `UNIRAIN_C
 """
 
 import argparse
+import getpass
 import logging
+import math
 import os
 import secrets
 import shutil
@@ -22,8 +24,14 @@ from pathlib import Path
 
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-# A cache for each server: Gradio deletes what it knows of, and after a kill it knows nothing.
-os.environ.setdefault("GRADIO_TEMP_DIR", os.path.join(tempfile.gettempdir(), "unirain-space", secrets.token_hex(8)))
+# A cache for each server: Gradio deletes what it knows of, and after a kill it knows nothing. They lie in a folder for each user:
+# what another one made cannot be written to.
+os.environ.setdefault(
+    "GRADIO_TEMP_DIR",
+    os.path.join(
+        tempfile.gettempdir(), f"unirain-space-{getattr(os, 'getuid', getpass.getuser)()}", secrets.token_hex(8)
+    ),
+)
 if os.environ.get("SPACES_ZERO_GPU"):  # ordinary Spaces have `spaces` too, but no GPU to lend
     import spaces  # ZeroGPU lends a GPU to each call; it must be imported before torch
 else:
@@ -48,12 +56,14 @@ EXAMPLES = next((folder for folder in (HERE / "examples", HERE.parent / "example
 MAX_MEGAPIXELS = 24
 MAX_FILE_SIZE = "32mb"
 MAX_FILES = 20
-MAX_QUEUE = 64
+BATCH_MEGAPIXELS = 36
+"""A batch goes no further once its pictures have this many."""
+MAX_QUEUE = 12
+"""So that on two CPU cores (0.22 megapixels a second) nobody waits for longer than uploads are kept."""
 PREVIEW_SIDE = 2048
 """The slider shows at most this many pixels a side, without loss; the download always has all of them."""
 RENDER_SIDE = 1024
 """Photographs for the rain renderer are scaled down to this side: it draws rain as it looks at that size."""
-CACHES = Path(tempfile.gettempdir(), "unirain-space")
 KEEP_SECONDS = 3600
 HEARTBEAT_SECONDS = 60
 """How often a running server touches its cache. One that was not touched ten times over belongs to none."""
@@ -79,7 +89,7 @@ LIMITS = f"""### What it cannot do
 - Large drops near the edge, thick fog, snow, dirt on the lens and puddles on the ground stay, wholly or in part.
 - Fine straight texture that looks like rain (wires, fences, fur, grass) can lose some of its contrast.
 - The network is small enough for a laptop; larger ones restore more. It was trained mostly on rendered rain.
-- Limits of this page: {MAX_MEGAPIXELS} megapixels and {MAX_FILE_SIZE.upper()} a picture, {MAX_FILES} pictures at a time.
+- Limits of this page: {MAX_MEGAPIXELS} megapixels and {MAX_FILE_SIZE.upper()} a picture, {MAX_FILES} pictures and {BATCH_MEGAPIXELS} megapixels at a time.
   The command line, `unirain derain`, takes more and larger ones.
 """
 
@@ -230,10 +240,15 @@ class Demo:
         if len(paths) > MAX_FILES:
             message = f"{len(paths)} files are more than the {MAX_FILES} this page takes at a time."
             raise gr.Error(message, title="Too many files", print_exception=False)
-        rows, results = [], []
+        rows, results, pixels = [], [], 0
         with self.watch(self.derain_several, request, progress) as watch:
             for number, path in enumerate(paths):
                 progress((number, len(paths)), desc=Path(path).name, unit="files")
+                if pixels >= BATCH_MEGAPIXELS * 1e6:
+                    rows.append(
+                        [Path(path).name, "left out: those before it are as much as this page takes at a time"]
+                    )
+                    continue
                 try:
                     result = self.restore(path, watch)
                 except Cancelled:
@@ -241,6 +256,7 @@ class Demo:
                 except (ImageError, OSError) as error:
                     rows.append([Path(path).name, said_to_visitors(error, path)])
                 else:
+                    pixels += math.prod(result.before.size)
                     results.append(str(result.file))
                     rows.append([Path(path).name, f"done in {result.seconds:.1f} s"])
                 yield rows, results
@@ -271,8 +287,8 @@ def delete_what_is_old(others: bool = True) -> None:
         cache.mkdir(parents=True, exist_ok=True)
         os.utime(cache)
     old = [(folder, KEEP_SECONDS) for folder in cache.glob(f"{RESULTS}*")]
-    if others and cache.parent == CACHES:
-        old += [(folder, 10 * HEARTBEAT_SECONDS) for folder in CACHES.glob("*") if folder != cache]
+    if others and cache.parent.name.startswith("unirain-space-"):  # not what somebody else set
+        old += [(folder, 10 * HEARTBEAT_SECONDS) for folder in cache.parent.glob("*") if folder != cache]
     for folder, seconds in old:
         with suppress(OSError):  # another server may be deleting it
             if time.time() - folder.stat().st_mtime > seconds:

@@ -172,6 +172,52 @@ def test_compare_writes_a_sheet_beside_each_result(unirain, tmp_path):
             assert sheet.width > 2 * 60 and sheet.height > 40
 
 
+def test_a_sheet_has_the_colours_of_its_pictures(unirain, tmp_path):
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for name, mode in (("colour.png", "RGB"), ("grey.png", "L")):
+        Image.new(mode, (60, 40)).save(tmp_path / name, icc_profile=profile)
+        unirain(tmp_path / name, "-o", tmp_path / "out" / name, "--compare")
+        sheet = open_image(tmp_path / "out" / f"{name}-compare.jpg")
+        assert sheet.icc_profile == (profile if mode == "RGB" else b"")
+
+
+def test_a_file_whose_name_ends_in_another_format_keeps_its_own(unirain, tmp_path):
+    source = picture(tmp_path / "in" / "a.png", mode="RGBA").rename(tmp_path / "in" / "a.jpg")
+    unirain(tmp_path / "in", "-o", tmp_path / "out")
+    derained = open_image(tmp_path / "out" / "a.jpg")
+    assert derained.format == "PNG"
+    np.testing.assert_array_equal(derained.alpha, open_image(source).alpha)
+    unirain(source, "-o", tmp_path / "b.jpg")
+    assert open_image(tmp_path / "b.jpg").format == "JPEG"
+
+
+def test_an_empty_name_is_not_the_folder_that_one_is_in(unirain, tmp_path, monkeypatch):
+    source = picture(tmp_path / "work" / "a.png")
+    before = source.read_bytes()
+    monkeypatch.chdir(tmp_path / "work")
+    for arguments in (("", "-o", "out"), ("a.png", "-o", ""), ("", "-o", "", "--overwrite")):
+        assert "it is empty" in unirain(*arguments, code=2)
+    assert "it is empty" in unirain("a.png", "-o", "out", checkpoint="", code=2)
+    assert tree(tmp_path) == {"work/a.png"} and source.read_bytes() == before
+
+
+def test_the_home_folder_is_found_in_every_place(unirain, tiny_checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    picture(tmp_path / "a.png")
+    shutil.copytree(tiny_checkpoint, tmp_path / "tiny")
+    unirain("~/a.png", "-o", "~/out/b.png", checkpoint="~/tiny")
+    assert (tmp_path / "out" / "b.png").is_file() and not (tmp_path / "~").exists()
+
+
+def test_sheets_are_not_written_among_the_pictures(unirain, tmp_path):
+    picture(tmp_path / "in" / "a.png")
+    said = unirain(tmp_path / "in", "-o", tmp_path / "in", "--overwrite", "--compare", code=1)
+    one_sentence(said, "would be taken for more of them: choose another --output")
+    assert tree(tmp_path) == {"in/a.png"}
+
+
 def test_sheets_that_are_missing_are_made_from_the_results_that_are_there(unirain, tmp_path):
     for name in ("a.png", "b.png"):
         picture(tmp_path / "in" / name, 40, 60)

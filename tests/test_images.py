@@ -451,6 +451,35 @@ def test_what_a_format_cannot_hold_is_given_up_with_a_warning(tmp_path, caplog):
     save_image(deep, tmp_path / "a.jpg")
     assert "16 the lower 8 are lost" in caplog.text and "transparency" in caplog.text
     assert open_image(tmp_path / "a.jpg").pixels.dtype == np.uint8
+    save_image(Picture(pattern(), icc_profile=SRGB), tmp_path / "a.bmp")
+    assert "a.bmp: BMP holds no EXIF and no colour profile" in caplog.text
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_floating_point_keeps_its_values(dtype):
+    values = np.linspace(0, 1, 30).reshape(5, 6).astype(dtype)
+    np.testing.assert_array_equal(Picture.from_array(values).pixels[..., 0], np.rint(values.astype(float) * 65535))
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])
+def test_the_transparent_grey_of_a_png_is_that_of_its_depth(tmp_path, depth):
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    key = 1  # both pixels of the left column
+    row = {1: b"\x80", 2: b"\x40", 4: b"\x10", 8: b"\x01\x00", 16: b"\x00\x01\x00\x00"}[depth]
+    header = struct.pack(">IIBBBBB", 2, 2, depth, 0, 0, 0, 0)
+    data = chunk(b"IHDR", header) + chunk(b"tRNS", struct.pack(">H", key))
+    data += chunk(b"IDAT", zlib.compress((b"\0" + row) * 2)) + chunk(b"IEND", b"")
+    (tmp_path / "key.png").write_bytes(b"\x89PNG\r\n\x1a\n" + data)
+    alpha = open_image(tmp_path / "key.png").alpha
+    assert (alpha[:, 0] == 0).all() and (alpha[:, 1] > 0).all()
+
+
+def test_a_profile_above_a_mebibyte_survives_png(tmp_path):
+    profile = SRGB + bytes(2 << 20)
+    save_image(Picture(pattern(), icc_profile=profile), tmp_path / "a.png")
+    assert open_image(tmp_path / "a.png").icc_profile == profile
 
 
 def test_grey_stays_grey_and_depth_stays_depth():

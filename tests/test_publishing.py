@@ -238,7 +238,14 @@ def test_a_folder_that_is_no_checkpoint_or_no_corpus_is_refused(hub, checkpoint,
     (checkpoint / "config.json").write_text("{")
     with pytest.raises(PublishingError, match="cannot be loaded as a checkpoint of unirain"):
         publish("model", checkpoint, "me/rain")
-    (checkpoint / "model.safetensors").unlink()
+    (checkpoint / "weights").mkdir()
+    (checkpoint / "model.safetensors").rename(checkpoint / "weights" / "model.safetensors")
+    with pytest.raises(PublishingError, match=r"config\.json is not valid JSON"):
+        publish("model", checkpoint, "me/rain")
+    (checkpoint / "config.json").write_text("[]")
+    with pytest.raises(PublishingError, match=r"config\.json is not a checkpoint's config"):
+        publish("model", checkpoint, "me/rain")
+    (checkpoint / "weights" / "model.safetensors").unlink()
     with pytest.raises(PublishingError, match="no weights in safetensors"):
         publish("model", checkpoint, "me/rain")
     with pytest.raises(PublishingError, match="is not a folder"):
@@ -326,6 +333,19 @@ def test_command_line_shows_files_and_sizes_and_never_the_token(hub, checkpoint,
     refused = runner.invoke(app, ["publish", "model", str(checkpoint), "me/other"])
     assert refused.exit_code == 1 and "may not write" in refused.output and "Traceback" not in refused.output
     assert "hf_dummy" not in dry.output + done.output + refused.output + caplog.text
+
+
+def test_a_published_space_is_not_published_from_its_clone(hub, tmp_path):
+    shutil.copytree(ROOT / "space", tmp_path / "space")
+    (tmp_path / "space" / "modeling_unirain").mkdir()
+    with pytest.raises(PublishingError, match="space holds modeling_unirain already"):
+        publish("space", tmp_path / "space", "me/demo")
+
+
+def test_keys_are_refused(hub, checkpoint):
+    (checkpoint / ".env").write_text("HF_TOKEN=hf_secret")
+    with pytest.raises(PublishingError, match=r"\.env may hold keys"):
+        publish("model", checkpoint, "me/rain")
 
 
 def test_a_space_carries_the_package_and_needs_no_release_of_it(hub, tmp_path):

@@ -515,6 +515,25 @@ def test_a_cancelled_batch_keeps_what_is_done(demo, photograph):
     assert len(rows) == 1 and [Path(result).is_file() for result in results] == [True]
 
 
+def test_a_batch_stops_at_what_the_queue_can_bear(app, demo, photograph):
+    demo.derain_several.__func__.__globals__["BATCH_MEGAPIXELS"] = 1e-6
+    *_, (rows, results) = demo.derain_several([photograph, photograph], VISITOR, ignored)
+    assert "done" in rows[0][1] and "left out" in rows[1][1]
+    with zipfile.ZipFile(results[0]) as archive:
+        assert len(archive.namelist()) == 1
+
+
+def test_each_user_of_a_machine_has_a_cache_of_their_own(monkeypatch):
+    caches = []
+    for user in (1000, 1001):
+        monkeypatch.setenv("GRADIO_TEMP_DIR", "")
+        monkeypatch.delenv("GRADIO_TEMP_DIR")
+        monkeypatch.setattr(os, "getuid", lambda user=user: user)
+        runpy.run_path(str(ROOT / "space" / "app.py"))
+        caches.append(Path(os.environ["GRADIO_TEMP_DIR"]).parent)
+    assert caches[0] != caches[1]
+
+
 def test_the_colour_profile_reaches_previews_and_rendered_pictures(app, demo, tmp_path):
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     pixels = np.random.default_rng(3).integers(0, 256, (48, 64, 3), dtype=np.uint8)
