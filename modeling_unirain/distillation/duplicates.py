@@ -86,7 +86,7 @@ def _of_one_rain(inspected: ShardStore, place: np.ndarray, pairs: np.ndarray, en
     pairs = pairs[np.lexsort((pairs[:, 1], pairs[:, 0], shards[:, 1], shards[:, 0]))]
     same = [
         is_same_picture(detail_of(i), detail_of(j), energy[i], energy[j])
-        for i, j in tqdm(pairs.tolist(), "duplicates", unit=" comparisons", delay=2)
+        for i, j in tqdm(pairs, "duplicates", unit=" comparisons", delay=2)
     ]
     return pairs[np.array(same, dtype=bool)]
 
