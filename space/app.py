@@ -89,8 +89,8 @@ LIMITS = f"""### What it cannot do
 - Large drops near the edge, thick fog, snow, dirt on the lens and puddles on the ground stay, wholly or in part.
 - Fine straight texture that looks like rain (wires, fences, fur, grass) can lose some of its contrast.
 - The network is small enough for a laptop; larger ones restore more. It was trained mostly on rendered rain.
-- Limits of this page: {MAX_MEGAPIXELS} megapixels and {MAX_FILE_SIZE.upper()} a picture, {MAX_FILES} pictures and {BATCH_MEGAPIXELS} megapixels at a time.
-  The command line, `unirain derain`, takes more and larger ones.
+- Limits of this page: {MAX_MEGAPIXELS} megapixels and {MAX_FILE_SIZE.upper()} a picture, {MAX_FILES} pictures or about
+  {BATCH_MEGAPIXELS} megapixels at a time. The command line, `unirain derain`, takes more and larger ones.
 """
 
 FIGURES_HEADER = f"""Measured in RGB against the photograph without rain, scaled to at most {RENDER_SIDE} pixels, at night darkened:

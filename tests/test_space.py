@@ -528,7 +528,7 @@ def test_each_user_of_a_machine_has_a_cache_of_their_own(monkeypatch):
     for user in (1000, 1001):
         monkeypatch.setenv("GRADIO_TEMP_DIR", "")
         monkeypatch.delenv("GRADIO_TEMP_DIR")
-        monkeypatch.setattr(os, "getuid", lambda user=user: user)
+        monkeypatch.setattr(os, "getuid", lambda user=user: user, raising=False)
         runpy.run_path(str(ROOT / "space" / "app.py"))
         caches.append(Path(os.environ["GRADIO_TEMP_DIR"]).parent)
     assert caches[0] != caches[1]

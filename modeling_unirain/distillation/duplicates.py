@@ -4,6 +4,7 @@ A public data set often contains another, saved anew. Candidates come from equal
 the rain itself decides (`structural.is_same_picture`), since one scene under two rains is two pairs worth having.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 
@@ -36,7 +37,7 @@ def find_duplicates(inspected: ShardStore) -> pa.Table:
     """Pairs of candidates that show one rainy picture; `first` < `second` as strings, sorted. Of pictures with equal pixels,
     however many, each is listed with the first of them only.
 
-    Holds about 100 bytes per candidate, 16 per comparison, and the thumbnails of a few shards.
+    Holds about 100 bytes per candidate, some 50 per comparison, and the thumbnails of a few shards.
     """
     columns = ["pixels", "hash", "rain_energy", "reason"]
     places, pixels, hashes, energies = [], [], [], []
@@ -51,11 +52,12 @@ def find_duplicates(inspected: ShardStore) -> pa.Table:
 
     windows = HASH_BANDS * -(-len(place) // WINDOW)
     similar = similar_hashes(np.concatenate(hashes), energy)
-    found = list(tqdm(similar, "near hashes", windows, unit=" windows", delay=2))
-    pairs = np.sort(np.concatenate([np.empty((0, 2), np.int64), *found]), axis=1)
-    pairs = pairs[pixel[pairs[:, 0]] != pixel[pairs[:, 1]]]
+    found = [np.empty((0, 2), np.int32)]
+    for pairs in tqdm(similar, "near hashes", windows, unit=" windows", delay=2):
+        unequal = pixel[pairs[:, 0]] != pixel[pairs[:, 1]]
+        found.append(np.sort(pairs[unequal].astype(np.int32), axis=1))
+    near = _of_one_rain(inspected, place, np.concatenate(found), energy)
     classes = _equal(pixel)
-    near = _of_one_rain(inspected, place, pairs, energy)
 
     ids = _ids(inspected, place, np.unique(np.concatenate([near.ravel(), *classes])))
     edges = [(*sorted((ids[i], ids[j])), False) for i, j in near.tolist()]
@@ -84,11 +86,11 @@ def _of_one_rain(inspected: ShardStore, place: np.ndarray, pairs: np.ndarray, en
 
     shards = place[pairs, 0]
     pairs = pairs[np.lexsort((pairs[:, 1], pairs[:, 0], shards[:, 1], shards[:, 0]))]
-    same = [
+    same = (
         is_same_picture(detail_of(i), detail_of(j), energy[i], energy[j])
         for i, j in tqdm(pairs, "duplicates", unit=" comparisons", delay=2)
-    ]
-    return pairs[np.array(same, dtype=bool)]
+    )
+    return pairs[np.fromiter(same, bool, len(pairs))]
 
 
 def _ids(inspected: ShardStore, place: np.ndarray, numbers: np.ndarray) -> dict[int, str]:
@@ -104,32 +106,27 @@ def _ids(inspected: ShardStore, place: np.ndarray, numbers: np.ndarray) -> dict[
 def resolve(edges: Iterable[Edge], kept: Callable[[str], bool]) -> dict[str, str]:
     """Which pairs to drop, each with the pair it duplicates.
 
-    In the order of `pair_id`, a pair that the judges would keep is dropped when an earlier picture of its kind stays. A
-    pair the judges rejected takes no one else down with it: of two pairs with one rainy picture, one of which has a bad
-    target, the other is kept.
+    In the order of `pair_id`, a pair that the judges would keep is dropped when an earlier picture with its pixels, or near
+    to one with its pixels, stays. A pair the judges rejected takes no one else down with it: of two pairs with one rainy
+    picture, one of which has a bad target, the other is kept.
     """
-    neighbours: dict[str, list[str]] = {}
-    class_of: dict[str, str] = {}
-    for first, second, equal in edges:
-        neighbours.setdefault(first, [])
-        neighbours.setdefault(second, [])
-        if equal:
-            class_of[second] = first
-        else:
-            neighbours[second].append(first)
-    stays: set[str] = set()
-    stays_of_class: dict[str, str] = {}
+    edges = list(edges)
+    class_of = {second: first for first, second, equal in edges if equal}
+    near: defaultdict[str, set[str]] = defaultdict(set)  # of a class, those that some of its pictures are near to
+    for first, second, _ in edges:
+        classes = {class_of.get(first, first), class_of.get(second, second)}
+        for one in classes:
+            near[one] |= classes
+    stays: dict[str, str] = {}  # of a class, the pair
     dropped: dict[str, str] = {}
-    for pair_id in sorted(neighbours):
+    for pair_id in sorted({pair_id for first, second, _ in edges for pair_id in (first, second)}):
         if not kept(pair_id):
             continue
-        equal_to = stays_of_class.get(class_of.get(pair_id, pair_id))
-        earlier = [other for other in (equal_to, *neighbours[pair_id]) if other in stays]
-        if earlier:
+        its_class = class_of.get(pair_id, pair_id)
+        if earlier := [stays[one] for one in near[its_class] if one in stays]:
             dropped[pair_id] = min(earlier)
         else:
-            stays.add(pair_id)
-            stays_of_class[class_of.get(pair_id, pair_id)] = pair_id
+            stays[its_class] = pair_id
     return dropped
 
 

@@ -2,8 +2,8 @@
 
 What can pass (timeouts, cut connections, 408, 429, 5xx, answers that are not the protocol) is tried again, later and later. A
 case that still has no answer, or that is refused (400, 413, 422: servers do not take every picture), is an abstention with the
-reason. A key or a model that is refused (401, 403, 404), and an endpoint that answers no case of a batch and not even one of
-plain grey pictures, stop the run with one sentence: finished shards stay, and the next run goes on there.
+reason. Any other refusal (of a key, 401 and 403; of a model, 404; for want of money, 402), and an endpoint that answers no case
+of a batch nor one of ordinary pictures, stop the run with one sentence: finished shards stay, and the next run goes on there.
 """
 
 import base64
@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 import httpx
 import numpy as np
 
-from modeling_unirain.distillation.judging import MAX_NEW_TOKENS, Prompt, bounded, slug, vote_of
+from modeling_unirain.distillation.judging import MAX_IMAGE_SIDE, MAX_NEW_TOKENS, Prompt, bounded, slug, vote_of
 from modeling_unirain.distillation.protocols import Judge, JudgeCase, Triplet, Vote
 
 
@@ -29,7 +29,9 @@ logger = logging.getLogger(__name__)
 
 API_KEY_VARIABLE = "UNIRAIN_API_KEY"
 """Environment variable with the endpoint's key. It is sent as a bearer token, and written nowhere."""
-RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
+RETRIED = frozenset({408, 409, 425, 429})
+"""Beside all of 500 and above: of servers and the proxies before them."""
+REFUSED_CASE = frozenset({400, 413, 422})
 LONGEST_WAIT = 60.0
 LONGEST_RETRY_AFTER = 600.0
 
@@ -110,9 +112,9 @@ class EndpointJudge(Judge):
                 pool.shutdown(cancel_futures=True)
                 raise
         failed = all(isinstance(answer, Exception) for answer in answers)
-        if answers and failed and isinstance(self._ask(_plain(cases[-1])), Exception):
+        if answers and failed and isinstance(self._ask(_ordinary(cases[-1])), Exception):
             raise OSError(
-                f"the endpoint {self.url} answered none of {len(answers)} requests, nor one about plain grey pictures "
+                f"the endpoint {self.url} answered none of {len(answers)} requests, nor one about ordinary pictures "
                 f"({cases[-1].pair_id}: {answers[-1]}); the next run goes on from here"
             )
         return [
@@ -134,6 +136,7 @@ class EndpointJudge(Judge):
             try:
                 return self._complete(request)
             except RefusedCase as refused:
+                logger.warning("%s: %s", case.pair_id, refused)
                 return refused
             except PassingFailure as failure:
                 last = failure
@@ -150,12 +153,12 @@ class EndpointJudge(Judge):
             raise PassingFailure(f"no answer within {self.timeout:g} s") from error
         except httpx.HTTPError as error:
             raise PassingFailure(f"the connection failed ({type(error).__name__})") from error
-        if response.status_code in RETRIED:
+        if response.status_code in RETRIED or response.status_code >= 500:
             raise PassingFailure(f"HTTP {response.status_code}", _retry_after(response))
-        if response.status_code in (401, 403, 404):
-            raise self._refusal(response)
-        if response.is_error:
+        if response.status_code in REFUSED_CASE:
             raise RefusedCase(str(self._refusal(response)))
+        if response.is_error:
+            raise self._refusal(response)
         try:
             answer = response.json()["choices"][0]["message"]["content"]
         except (ValueError, KeyError, IndexError, TypeError) as error:
@@ -202,14 +205,16 @@ class RefusedCase(Exception):
     """The endpoint does not take this request, however often it is asked."""
 
 
-def _plain(case: JudgeCase) -> JudgeCase:
-    """The case with grey pictures in place of its own: an endpoint that does not answer this one either answers none."""
+def _ordinary(case: JudgeCase) -> JudgeCase:
+    """The case with noise in place of its pictures, of the size and shape that photographs are sent in and no smaller when encoded:
+    an endpoint that does not answer this one either answers none, be it only that its context is too short."""
+    noise = np.random.default_rng(0).integers(0, 256, (MAX_IMAGE_SIDE * 3 // 4, MAX_IMAGE_SIDE, 3), dtype=np.uint8)
 
-    def grey(triplet: Triplet) -> Triplet:
-        return replace(triplet, image=np.full((64, 64, 3), 128, np.uint8), caption="a grey picture")
+    def ordinary(triplet: Triplet) -> Triplet:
+        return replace(triplet, image=noise, caption="noise")
 
-    references = tuple(replace(found, reference=grey(found.reference)) for found in case.references)
-    return replace(case, query=grey(case.query), target=grey(case.query).image, references=references)
+    references = tuple(replace(found, reference=ordinary(found.reference)) for found in case.references)
+    return replace(case, query=ordinary(case.query), target=noise, references=references)
 
 
 def _retry_after(response: httpx.Response) -> float:

@@ -25,6 +25,8 @@ WEIGHT_FILES = (
 )
 MAY_BE_MISSING = 0.05
 """Share of a model's weights that a checkpoint may do without, which some do by design: tied ones, heads that are not used."""
+OF_A_LAYER = re.compile(r"\.\d+\.")
+"""In the name of a weight that no checkpoint does without."""
 FINGERPRINTED = (".json", ".safetensors", ".bin", ".txt", ".jinja", ".model")
 """Endings of a folder's files that a verdict depends on: weights, configurations, vocabularies and chat templates."""
 
@@ -87,9 +89,9 @@ class Pretrained:
             )
         except (RuntimeError, SafetensorError) as error:
             raise ValueError(f"the weights of {self.model} cannot be loaded: {_one_line(error)}") from error
-        missing, wanted = len(report["missing_keys"]), len(model.state_dict())
-        if missing > MAY_BE_MISSING * wanted:  # transformers leaves them at random
-            raise ValueError(f"the weights of {self.model} are not whole: {missing} of {wanted} are missing")
+        missing, wanted = report["missing_keys"], len(model.state_dict())  # transformers leaves them at random
+        if len(missing) > MAY_BE_MISSING * wanted or any(OF_A_LAYER.search(name) for name in missing):
+            raise ValueError(f"the weights of {self.model} are not whole: {len(missing)} of {wanted} are missing")
         return model
 
     def load_processor(self) -> Any:

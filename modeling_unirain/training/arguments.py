@@ -151,10 +151,10 @@ class TrainingArguments:
         for bound, names in at_least.items():
             for name in names.split():
                 if not bound <= getattr(self, name) < math.inf:
-                    raise ValueError(f"--{name} must be at least {bound}, not {getattr(self, name)}.")
+                    raise ValueError(f"--{name} must be at least {bound} and finite, not {getattr(self, name)}.")
         for name in ("learning_rate", "max_minutes", "save_minutes"):
             if getattr(self, name) is not None and not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"--{name} must be positive, not {getattr(self, name)}.")
+                raise ValueError(f"--{name} must be positive and finite, not {getattr(self, name)}.")
         for name in ("ema_decay", "adam_beta1", "adam_beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"--{name} must lie in [0, 1), not {getattr(self, name)}.")

@@ -87,7 +87,7 @@ class DataConfig:
         if not isinstance(self.type_shares, dict) or set(self.type_shares) != set(map(str, self.types)):
             raise DataError(f"type_shares must name every type once: {', '.join(map(str, self.types))}.")
         for name, share in self.type_shares.items():
-            if not isinstance(share, (int, float)) or not share > 0:
+            if not isinstance(share, (int, float)) or not 0 < share < math.inf:
                 raise DataError(f"The share of type {name} must be a positive number, got {share!r}.")
 
     @classmethod
@@ -248,6 +248,7 @@ class ValidationSet(Dataset):
 
     def _choose_readable(self, readers: list[Reader], sizes: list) -> list[tuple[str, Reader, int]]:
         """Decodes what is chosen, not the whole sources; what cannot be decoded is left out, or said, as the rest is."""
+        checked: set[int] = set()
         while True:
             items = []
             for reader in readers:
@@ -255,7 +256,8 @@ class ValidationSet(Dataset):
                 for name, count in reader.counts().items():
                     items += [(name, reader, item) for item in self._choose(name, count, reader)]
             shown = {number for name, reader, item in items for number in reader.pictures(name, item)}
-            unreadable = self.store.unreadable(sorted(shown))
+            unreadable = self.store.unreadable(sorted(shown - checked))
+            checked |= shown
             if not unreadable:
                 return items
             for number, reason in unreadable.items():

@@ -157,6 +157,7 @@ class StreamedCorpus:
         self.types = _select_types(source.types or names, source.types, types, self.label)
         self._names = names
         self._skip_unreadable = False
+        self._unreadable: set[int] = set()
         self._cursors: dict[str, tuple[int, _Rewindable]] = {}
 
     def counts(self) -> dict[str, None]:
@@ -179,6 +180,7 @@ class StreamedCorpus:
             position, rows = 0, _Rewindable(self._rows(type_name))
         taken = [next(itertools.islice(rows, item - position, None))]
         while (pair := self._decoded(*taken[-1])) is None:
+            taken[-1] = taken[-1][0], None  # its bytes are of no more use
             taken.append(next(rows))
             if taken[-1][0] == taken[0][0]:
                 raise DataError(f"{self.label} holds no row of type {type_name} that can be read.")
@@ -186,7 +188,9 @@ class StreamedCorpus:
         self._cursors[type_name] = item + 1, rows
         return pair
 
-    def _decoded(self, row_number: int, row: dict) -> tuple[np.ndarray, np.ndarray, str] | None:
+    def _decoded(self, row_number: int, row: dict | None) -> tuple[np.ndarray, np.ndarray, str] | None:
+        if row_number in self._unreadable:
+            return None
         name = f"row {row_number} of {self.label}"
         try:
             rainy, clean = (
@@ -194,6 +198,7 @@ class StreamedCorpus:
             )
         except DataError as error:
             _is_readable(str(error), self._skip_unreadable)
+            self._unreadable.add(row_number)
             return None
         if rainy.shape != clean.shape:
             raise DataError(
@@ -203,8 +208,12 @@ class StreamedCorpus:
 
     def count_up_to(self, wanted: int, type_name: str) -> int:
         """Rows of a type, of `wanted` at most."""
-        numbers = [number for number, _ in itertools.islice(self._rows(type_name), wanted)]
-        return len(set(numbers))  # after the last row comes the first again
+        seen: set[int] = set()
+        for number, _ in itertools.islice(self._rows(type_name), wanted):
+            if number in seen:  # after the last row comes the first again
+                break
+            seen.add(number)
+        return len(seen)
 
     def _rows(self, type_name: str) -> Iterator[tuple[int, dict]]:
         while True:

@@ -121,9 +121,12 @@ def test_thumbnails_are_read_once_for_many_comparisons(tmp_path):
 
 def test_of_equal_pictures_the_first_that_is_kept_takes_the_others_places():
     edges = [("a", "b", True), ("a", "c", True), ("a", "d", True), ("c", "z", False)]
-    assert resolve(edges, lambda pair_id: True) == {"b": "a", "c": "a", "d": "a"}
-    assert resolve(edges, lambda pair_id: pair_id != "a") == {"c": "b", "d": "b"}
-    assert resolve(edges, lambda pair_id: pair_id not in "ab") == {"d": "c", "z": "c"}
+    assert resolve(edges, lambda pair_id: True) == {"b": "a", "c": "a", "d": "a", "z": "a"}
+    assert resolve(edges, lambda pair_id: pair_id != "a") == {"c": "b", "d": "b", "z": "b"}
+    assert resolve(edges, lambda pair_id: pair_id not in "abc") == {"z": "d"}
+    assert resolve([("a", "c", False), ("b", "c", True)], lambda pair_id: True) == {"b": "a", "c": "a"}
+    # What is near to one that is near to another need not be near to that.
+    assert resolve([("a", "b", False), ("b", "c", False)], lambda pair_id: True) == {"b": "a"}
 
 
 def test_without_candidates_there_are_no_duplicates(tmp_path):

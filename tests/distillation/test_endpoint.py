@@ -153,7 +153,9 @@ def test_the_query_and_its_references_are_sent_in_the_prompts_order_without_loss
     assert server.requests[0]["temperature"] == 0
 
 
-@pytest.mark.parametrize("fault", ["500", "503", "429 0", "408", "cut", "half", "slow", "garbage", "empty", "null"])
+@pytest.mark.parametrize(
+    "fault", ["500", "503", "520", "429 0", "408", "cut", "half", "slow", "garbage", "empty", "null"]
+)
 def test_a_fault_that_passes_is_asked_again_and_changes_nothing(server, fault):
     server.faults = [fault, fault]
     votes = judge_of(server, **({"timeout": IMPATIENCE} if fault == "slow" else {})).judge([case(1)])
@@ -209,9 +211,22 @@ def test_what_will_not_pass_stops_the_run_at_once(server, fault, sentence, monke
 @pytest.mark.parametrize("fault", ["400", "413", "422"])
 def test_a_case_that_is_refused_by_itself_is_an_abstention_with_the_reason(server, fault):
     server.faults = [fault]
-    votes = judge_of(server, concurrency=1).judge([case(1)])  # one about grey pictures is answered
+    votes = judge_of(server, concurrency=1).judge([case(1)])  # one about ordinary pictures is answered
     assert votes[0].decision is None and f"HTTP {fault}" in votes[0].reason
-    assert len(server.requests) == 2 and _brightness(server.requests[1]) == 128
+    assert [_size(request) for request in server.requests] == [(56, 40), (672, 504)]
+
+
+def test_an_endpoint_for_which_ordinary_pictures_are_too_large_stops_the_run(server):
+    server.faults = ["400"] * 99
+    with pytest.raises(OSError, match="answered none of 2 requests, nor one about ordinary pictures"):
+        judge_of(server).judge([case(1), case(2)])
+
+
+@pytest.mark.parametrize("fault", ["402", "405"])
+def test_what_is_no_fault_of_the_case_is_no_abstention(server, fault):
+    server.faults = ["", fault]
+    with pytest.raises(OSError, match=f"HTTP {fault}"):
+        judge_of(server, concurrency=1).judge([case(1), case(2)])
 
 
 def test_a_case_that_alone_in_its_batch_gets_no_answer_does_not_stop_the_run(server):
@@ -283,6 +298,14 @@ def test_a_run_that_the_endpoint_stopped_goes_on_with_the_cases_it_has_no_answer
     assert contents(tmp_path / "stopped" / "output") == contents(tmp_path / "unbroken" / "output")
 
 
-def _brightness(request):
+def _image(request):
     url = request["messages"][0]["content"][0]["image_url"]["url"]
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2])))).mean()
+    return Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2])))
+
+
+def _brightness(request):
+    return np.asarray(_image(request)).mean()
+
+
+def _size(request):
+    return _image(request).size

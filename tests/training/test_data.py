@@ -27,6 +27,7 @@ from modeling_unirain.training.data import (
     ValidationConfig,
     ValidationSet,
 )
+from modeling_unirain.training.readers import StreamedCorpus
 
 
 def picture(seed: int, height: int = 24, width: int = 30) -> np.ndarray:
@@ -494,7 +495,7 @@ def test_a_row_of_a_stream_that_is_no_picture_is_named_or_the_next_stands_for_it
     dataset = RainDataset(config(source, types=["NRD"], samples_per_epoch=12, skip_unreadable=True))
     with caplog.at_level(logging.WARNING):
         samples = read_all(dataset)
-    assert "row 4" in caplog.text and "row 5" in caplog.text
+    assert caplog.text.count("row 4 of") == caplog.text.count("row 5 of") == 1  # though drawn four times
     assert [int(sample["name"].split()[1]) for sample in samples] == [1, 2, 7, 7, 7, 8] * 2
     assert_same(read_all(dataset, workers=2), samples)
     assert_same([RainDataset(dataset.config)[9]], [samples[9]])
@@ -509,6 +510,14 @@ def test_a_stream_with_fewer_rows_than_wanted_is_validated_on_once(hub_like_fold
     source = CorpusSource(hub_like_folder, streaming=True)
     names = [sample["name"] for sample in read_all(whole_stream(source))]
     assert len(names) == len(set(names)) == 8
+
+
+def test_a_type_that_a_stream_hardly_holds_is_counted_in_one_pass(hub_like_folder, monkeypatch):
+    passes, whole = [], StreamedCorpus._whole_stream
+    monkeypatch.setattr(StreamedCorpus, "_whole_stream", lambda self: passes.append(self) or whole(self))
+    validation = ValidationConfig([CorpusSource(hub_like_folder, streaming=True)], samples_per_type=100)
+    assert len(ValidationSet(validation, ["NRD", "haze"])) == 8
+    assert len(passes) == 4  # of either type, one and the beginning of the next, where its first row is met again
 
 
 def test_source_types_select_rows(hub_like_folder):
