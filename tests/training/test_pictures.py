@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -45,13 +46,15 @@ def test_pictures_are_numbered_across_files_and_corpora_and_travel():
 
 def test_what_a_store_notes_of_a_picture_is_small():
     store, count = PictureStore(0), 20_000
+    paths = [Path(f"/a/folder/of/pictures/input/{number:08}.png") for number in range(count)]
+    texts = [str(path) for path in paths]  # which the paths keep
     tracemalloc.start()
-    for number in range(count):
-        store.add(Path(f"/a/folder/of/pictures/input/{number:08}.png"))
+    for path in paths:
+        store.add(path)
     store._numbers.clear()
     kept, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert kept < 80 * count  # as a list of paths 400
+    assert kept < 80 * count < sum(map(sys.getsizeof, texts))
 
 
 def test_few_pictures_wait_for_a_thread_at_a_time():
@@ -59,7 +62,7 @@ def test_few_pictures_wait_for_a_thread_at_a_time():
     for number in range(count):
         store.add(Path(f"{number}.png"))
     tracemalloc.start()
-    numbers = store._in_threads(lambda number: number, "Counting")
+    numbers = store._in_threads(lambda number: number, range(count), "Counting")
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert numbers == list(range(count))
