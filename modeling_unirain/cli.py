@@ -267,10 +267,10 @@ def rain(
         if path.exists() and (not overwrite or path.samefile(photograph)):
             raise ImageError(f"{path} exists already: --overwrite replaces it, unless it is the photograph.")
     rendered = render_rain(picture.rgb, rain_type, seed, severity=severity)
-    icc_profile = picture.icc_profile if picture.pixels.shape[2] == 3 else b""  # a grey one does not describe colours
     for path, pixels in ((output, rendered.rainy), (clean, rendered.clean)):
         if path is not None:
-            save_image(Picture((pixels * 255).round().astype("uint8"), icc_profile=icc_profile), path)
+            rendered_picture = Picture((pixels * 255).round().astype("uint8"), icc_profile=picture.rgb_icc_profile)
+            save_image(rendered_picture, path)
 
 
 @app.command("publish")
@@ -575,9 +575,7 @@ class Run:
         if job.sheet is not None:
             before_and_after = [[picture.to_pil(), derained.to_pil()]]
             sheet = comparison_sheet(before_and_after, ["Rainy", "Derained"], cell_width=min(960, picture.size[1]))
-            # A grey picture's profile does not describe colours
-            icc_profile = picture.icc_profile if picture.pixels.shape[2] == 3 else b""
-            save_image(replace(Picture.from_pil(sheet), icc_profile=icc_profile), job.sheet)
+            save_image(replace(Picture.from_pil(sheet), icc_profile=picture.rgb_icc_profile), job.sheet)
 
     def report(self, error: Exception) -> None:
         if getattr(error, "errno", None) in _NOTHING_CAN_BE_WRITTEN:

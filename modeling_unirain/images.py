@@ -157,6 +157,11 @@ class Picture:
         """(height, width, 3), uint8 or uint16; a view where possible."""
         return np.broadcast_to(self.pixels, (*self.size, 3))
 
+    @property
+    def rgb_icc_profile(self) -> bytes:
+        """The profile of `rgb`: a grey picture's does not describe colours."""
+        return self.icc_profile if self.pixels.shape[2] == 3 else b""
+
     def with_rgb(self, rgb: np.ndarray) -> "Picture":
         """This picture with other colours (height, width, 3) of the same type: grey stays grey (BT.601 luma)."""
         if rgb.shape != (*self.size, 3) or rgb.dtype != self.pixels.dtype:

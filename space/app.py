@@ -216,9 +216,7 @@ class Demo:
             if min(image.size) < MIN_SIDE:
                 raise ImageError(f"{path} is too narrow for rain.")
             rendered = render_rain(np.asarray(image), TYPE_NAMES[kind], int(seed or 0), severity=severity)
-            # The profile of a grey photograph does not describe the RGB values that were made of it
-            profile = photograph.icc_profile if photograph.pixels.shape[2] == 3 else b""
-            rainy = Picture(to_8_bit(rendered.rainy), icc_profile=profile)
+            rainy = Picture(to_8_bit(rendered.rainy), icc_profile=photograph.rgb_icc_profile)
             clean = Picture(to_8_bit(rendered.clean))
             derained, routes = self.remove_rain(rainy, watch)
             folder = new_folder()

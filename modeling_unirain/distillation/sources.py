@@ -360,22 +360,20 @@ class Fetcher:
         match = HUB_ID.fullmatch(source)
         if match is None or source.startswith("."):
             return None
-        commit = match["revision"]
-        if not (commit and COMMIT.fullmatch(commit) and self._is_complete(self._hub_key(match, commit))):
-            commit = _commit_of(match["repo"], match["revision"])  # else no network is needed
-        return self._fetch(
-            source, self._hub_key(match, commit), lambda: _open_hub(match["repo"], commit, match["split"])
-        )
+        repo, revision, split = match["repo"], match["revision"], match["split"]
+        named = stage_key("fetch", repo, revision, split)
+        if revision and COMMIT.fullmatch(revision) and self._mark(named).exists():
+            return self._mark(named).parent  # no network is needed
+        commit = _commit_of(repo, revision)
+        return self._fetch(source, stage_key("fetch", repo, commit, split), lambda: _open_hub(repo, commit, split))
 
-    def _hub_key(self, match: re.Match, commit: str) -> str:
-        return stage_key("fetch", match["repo"], commit, match["split"])
-
-    def _is_complete(self, key: str) -> bool:
-        return (self.work_dir / f"fetch-{key}" / "complete.done").exists()
+    def _mark(self, key: str) -> Path:
+        """Is in the folder of what has been fetched whole."""
+        return self.work_dir / f"fetch-{key}" / "complete.done"
 
     def _fetch(self, source: str, key: str, open_rows: Callable[[], Iterable[dict]]) -> Path:
-        folder = self.work_dir / f"fetch-{key}"
-        complete = folder / "complete.done"
+        complete = self._mark(key)
+        folder = complete.parent
         if self.process.is_main and not complete.exists():
             logger.info("fetching %s into %s", source, folder)
             with at_work(self.work_dir):
