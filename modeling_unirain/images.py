@@ -221,6 +221,19 @@ def pictures_below(folder: Path, leave_out: Path | None = None) -> list[Path]:
     )
 
 
+def pictures_by_stem(folder: Path) -> dict[str, Path]:
+    """The pictures that lie directly in a folder of pairs, by name without extension, which is what pairs have in common.
+
+    Raises:
+        ImageError: Two pictures of one name.
+    """
+    pictures: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if is_called_a_picture(path) and path.is_file() and pictures.setdefault(path.stem, path) != path:
+            raise ImageError(f"{pictures[path.stem]} and {path.name} have the same name: remove one of them.")
+    return pictures
+
+
 def is_called_a_picture(path: Path) -> bool:
     """By its extension; hidden ones are none, such as the `._001.png` that Macs leave beside 001.png on foreign disks."""
     return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".")

@@ -34,8 +34,8 @@ import pyarrow.parquet as pq
 from modeling_unirain.corpora import read_stored, undecoded
 from modeling_unirain.distillation.records import ImageLocation, RainPair, Reference
 from modeling_unirain.distillation.shards import Process, at_work, stage_key, wait_for
-from modeling_unirain.files import as_text, write_json, written
-from modeling_unirain.images import is_called_a_picture
+from modeling_unirain.files import as_text, folders_below, write_json, written
+from modeling_unirain.images import pictures_below
 from modeling_unirain.types import RainType
 
 
@@ -105,21 +105,19 @@ def _pairs_of(candidate: str, fetch: Callable, taken: Taken) -> Iterator[Identif
 
 def _folders_of_pairs(root: Path) -> Iterator[tuple[Path, str]]:
     """The folders that hold `input` and `target`, or `pair`, and which of the two."""
-    for folder, subfolders, _ in os.walk(root, followlinks=True):
-        subfolders.sort()
-        if "input" in subfolders and "target" in subfolders:
-            yield Path(folder), "input"
-        if "pair" in subfolders:
-            yield Path(folder), "pair"
-        subfolders[:] = [name for name in subfolders if name not in ("input", "target", "pair")]
+    for folder in folders_below(root):
+        if (folder / "input").is_dir() and (folder / "target").is_dir():
+            yield folder, "input"
+        if (folder / "pair").is_dir():
+            yield folder, "pair"
 
 
 def _pairs_of_folders(root: Path, folder: Path, taken: Taken) -> Iterator[Identified]:
     source, rain_type = _source_and_type(root, folder, taken)
     targets = {}
-    for path in _pictures_below(folder / "target"):
+    for path in pictures_below(folder / "target"):
         targets.setdefault(_stem(folder / "target", path), path)
-    inputs = list(_pictures_below(folder / "input"))
+    inputs = pictures_below(folder / "input")
     for path, stem in zip(inputs, _unique_stems(folder / "input", inputs), strict=True):
         target = targets.get(_stem(folder / "input", path))
         record = RainPair(
@@ -136,7 +134,7 @@ def _pairs_of_folders(root: Path, folder: Path, taken: Taken) -> Iterator[Identi
 
 def _pairs_side_by_side(root: Path, folder: Path, taken: Taken) -> Iterator[Identified]:
     source, rain_type = _source_and_type(root, folder, taken)
-    pictures = list(_pictures_below(folder / "pair"))
+    pictures = pictures_below(folder / "pair")
     for path, stem in zip(pictures, _unique_stems(folder / "pair", pictures), strict=True):
         record = RainPair(
             pair_id=_pair_id(source, rain_type, stem),
@@ -188,7 +186,7 @@ def _references_of(source: str, fetch: Callable, taken: Taken) -> Iterator[Ident
         return
     root = Path(os.path.abspath(source))
     unique = _unique_source(root.name, None, taken)
-    pictures = list(_pictures_below(root))
+    pictures = pictures_below(root)
     for path, stem in zip(pictures, _unique_stems(root, pictures), strict=True):
         record = Reference(
             f"{unique}/{stem}", unique, _reference_type(root, path), _origin(root, path), ImageLocation(str(path))
@@ -290,14 +288,6 @@ def _reference_type(root: Path, path: Path) -> str | None:
     return folders[1] if len(folders) > 1 else None
 
 
-def _pictures_below(folder: Path) -> Iterator[Path]:
-    for parent, subfolders, files in os.walk(folder, followlinks=True):
-        subfolders.sort()
-        for path in (Path(parent, name) for name in sorted(files)):
-            if is_called_a_picture(path):
-                yield path
-
-
 def _stem(root: Path, path: Path) -> str:
     return path.relative_to(root).with_suffix("").as_posix()
 
@@ -325,7 +315,7 @@ def _identity(path: Path) -> tuple:
 def _stat(path: str) -> tuple:
     try:
         status = os.stat(path)
-    except OSError:  # a dangling link: reading it will say so
+    except OSError:  # gone since it was listed: reading it will say so
         return (path,)
     return path, status.st_size, status.st_mtime_ns
 

@@ -11,7 +11,7 @@ from huggingface_hub import HfApi, constants
 
 from ..corpora import load_corpus
 from ..files import as_path, as_text, folders_below
-from ..images import is_called_a_picture, pictures_below, read_rgb, rgb_of
+from ..images import pictures_below, pictures_by_stem, read_rgb, rgb_of
 from ..types import RainType
 
 
@@ -100,10 +100,12 @@ def _folder_pairs(folder: Path, root: Path) -> list[EvaluationPair]:
     rain_type = parent if nested or parent in set(RainType) else UNKNOWN_TYPE
     make = partial(EvaluationPair, place.name, rain_type)
     if (folder / "pair").is_dir():
-        return [make(stem, partial(_read_side_by_side, path)) for stem, path in _by_stem(folder / "pair").items()]
+        return [
+            make(stem, partial(_read_side_by_side, path)) for stem, path in pictures_by_stem(folder / "pair").items()
+        ]
     if not ((folder / "input").is_dir() and (folder / "target").is_dir()):
         return []
-    inputs, targets = _by_stem(folder / "input"), _by_stem(folder / "target")
+    inputs, targets = pictures_by_stem(folder / "input"), pictures_by_stem(folder / "target")
     if not inputs and (pictures_below(folder / "input") or pictures_below(folder / "target")):
         raise ValueError(
             f"{folder / 'input'} holds no pictures itself: those of pairs lie directly in input and target."
@@ -115,17 +117,6 @@ def _folder_pairs(folder: Path, root: Path) -> list[EvaluationPair]:
             + ": pairs need equal file names."
         )
     return [make(stem, partial(_read_pair, path, targets[stem])) for stem, path in inputs.items()]
-
-
-def _by_stem(folder: Path) -> dict[str, Path]:
-    pictures: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if not (is_called_a_picture(path) and path.is_file()):
-            continue
-        if path.stem in pictures:
-            raise ValueError(f"{pictures[path.stem]} and {path.name} have the same name: remove one of them.")
-        pictures[path.stem] = path
-    return pictures
 
 
 def _check_not_half(folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 import itertools
 import logging
-import os
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from ..corpora import load_corpus, undecoded
-from ..files import as_path
-from ..images import EXTENSIONS, is_called_a_picture
+from ..files import as_path, folders_below
+from ..images import EXTENSIONS, pictures_below, pictures_by_stem
 from ..rain import MIN_SIDE, apply_grade, draw_grade, render_rain
 from ..types import RainType
 from .crops import crop_window, pad_to, random_patch
@@ -333,11 +332,13 @@ def build_reader(source: Source, types: list[str], store: PictureStore) -> Reade
 def _find_pairs(source: PairedSource, types: list[str], store: PictureStore) -> dict[str, np.ndarray]:
     if not source.root.is_dir():
         raise DataError(f"{source.root} is not a folder.")
-    inputs_of = {folder.name: _folders_called_input(folder) for folder in sorted(source.root.iterdir())}
-    there = [name for name, inputs in inputs_of.items() if inputs]
-    if not there:
+    inputs_of: dict[str, list[Path]] = {}
+    for folder in sorted(folders_below(source.root)):
+        if folder != source.root and (folder / "input").is_dir():
+            inputs_of.setdefault(folder.relative_to(source.root).parts[0], []).append(folder / "input")
+    if not inputs_of:
         raise DataError(f"{source.root} holds no pairs; expected <type>/<name>/input and <type>/<name>/target in it.")
-    names = _select_types(there, source.types, types, str(source.root))
+    names = _select_types(list(inputs_of), source.types, types, str(source.root))
     pairs_of = {name: [pair for inputs in inputs_of[name] for pair in _match(inputs)] for name in names}
     labels_of = {rainy: _labels(rainy, source.root) for pairs in pairs_of.values() for rainy, _ in pairs}
     left_out, unused = _left_out(labels_of, source.leave_out)
@@ -390,17 +391,11 @@ def _labels(rainy: Path, root: Path) -> tuple[str, str]:
     return folder.as_posix(), (folder / rainy.stem).as_posix()
 
 
-def _folders_called_input(folder: Path) -> list[Path]:
-    """At any depth; linked folders are followed, as in evaluation and distillation."""
-    walk = os.walk(folder, followlinks=True)
-    return sorted(Path(parent, "input") for parent, folders, _ in walk if "input" in folders)
-
-
 def _match(inputs: Path) -> list[tuple[Path, Path]]:
     targets = inputs.with_name("target")
     if not targets.is_dir():
         raise DataError(f"{inputs} has no folder target beside it.")
-    rainy, clean = _by_stem(inputs), _by_stem(targets)
+    rainy, clean = pictures_by_stem(inputs), pictures_by_stem(targets)
     both = sorted(set(rainy) & set(clean))
     if not both:
         raise DataError(f"{inputs.parent} holds no pairs: no file in input has the name of one in target.")
@@ -412,23 +407,12 @@ def _match(inputs: Path) -> list[tuple[Path, Path]]:
     return [(rainy[stem], clean[stem]) for stem in both]
 
 
-def _by_stem(folder: Path) -> dict[str, Path]:
-    files = {}
-    for path in sorted(folder.iterdir()):
-        if is_called_a_picture(path):
-            if path.stem in files:
-                raise DataError(f"{folder} holds two pictures named {path.stem}; pairs are matched by name.")
-            files[path.stem] = path
-    return files
-
-
 def _photographs(place: Path) -> list[Path]:
     if place.is_file():
         return [place]
     if not place.is_dir():
         raise DataError(f"{place} is neither a folder nor a picture.")
-    files = (Path(parent, name) for parent, _, names in os.walk(place, followlinks=True) for name in names)
-    found = sorted(path for path in files if is_called_a_picture(path))
+    found = pictures_below(place)
     if not found:
         raise DataError(f"{place} holds no pictures ({', '.join(sorted(EXTENSIONS))}).")
     return found

@@ -77,6 +77,14 @@ def test_a_number_that_another_data_set_bears_as_its_name_is_not_given_again(tmp
     assert ids == ["rain/DRS/0", "rain-2/DRS/0", "rain-2-2/DRS/0", "rain-3/DRS/0"]
 
 
+def test_folders_linked_in_a_circle_are_listed_once_and_hidden_ones_never(tmp_path):
+    save_pair(tmp_path / "DRS" / "set", "001", seed=1)
+    save_pair(tmp_path / "DRS" / ".trash", "002", seed=2)
+    (tmp_path / "DRS" / "circle").symlink_to(tmp_path)
+    (tmp_path / "DRS" / "set" / "input" / "circle").symlink_to(tmp_path)
+    assert [pair.pair_id for pair in pairs(tmp_path)] == ["set/DRS/001"]
+
+
 def test_listing_twice_gives_the_same_order(data):
     assert pairs(data / "candidates") == pairs(data / "candidates")
     assert references(data / "references") == references(data / "references")

@@ -223,11 +223,14 @@ def test_photographs_can_be_left_out(tmp_path):
 
 
 def test_linked_folders_are_read_and_hidden_files_are_not(tmp_path, photographs):
-    """A set on another disk: `Path.rglob` passes over linked folders."""
+    """A set on another disk: `Path.rglob` passes over linked folders, and `os.walk` follows those in a circle for ever."""
     write_pairs(tmp_path / "elsewhere", "DRS", 3)
     (tmp_path / "elsewhere" / "DRS" / "set" / "input" / "._0.png").write_bytes(b"a Mac's notes about 0.png")
     (tmp_path / "root" / "DRS").mkdir(parents=True)
     (tmp_path / "root" / "DRS" / "linked").symlink_to(tmp_path / "elsewhere" / "DRS" / "set")
+    (tmp_path / "elsewhere" / "DRS" / "set" / "circle").symlink_to(tmp_path / "root")
+    write_pairs(tmp_path / "root" / "DRS", ".trash", 1, first=7)
+    write_pairs(tmp_path / "root" / ".trash", "DRS", 1, first=8)
     dataset = RainDataset(config(PairedSource(tmp_path / "root")))
     assert {stem(dataset[index]) for index in range(24)} == {"0", "1", "2"}
     (tmp_path / "clean").mkdir()
@@ -632,7 +635,7 @@ def test_little_memory_changes_nothing_but_speed(tmp_path, cache_gib):
 
 
 def refuses(message: str, data: DataConfig) -> None:
-    with pytest.raises(DataError, match=message) as error:
+    with pytest.raises(ValueError, match=message) as error:
         RainDataset(data)
     assert "\n" not in str(error.value)
 
@@ -654,7 +657,7 @@ def test_partners_differ_in_suffix_and_strays_are_mentioned(tmp_path, caplog):
         assert stem(RainDataset(config(PairedSource(tmp_path)))[0]) == "a"
     assert "1 picture(s) without a partner" in caplog.text and "stray" in caplog.text
     write(tmp_path / "DRS/set/input/a.webp", picture(0))
-    refuses("two pictures named a", config(PairedSource(tmp_path)))
+    refuses("a.jpg and a.webp have the same name", config(PairedSource(tmp_path)))
 
 
 @pytest.mark.parametrize("verify_images", [True, False])
