@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from modeling_unirain.distillation.arguments import DistillationArguments
 from modeling_unirain.distillation.duplicates import Edge, find_duplicates, iter_edges, resolve
+from modeling_unirain.distillation.inspection import inspect
 from modeling_unirain.distillation.protocols import (
     Captioner,
     ImageEmbedder,
@@ -36,11 +37,9 @@ from modeling_unirain.distillation.protocols import (
     Triplet,
     Vote,
 )
-from modeling_unirain.distillation.reading import is_the_pictures_fault, loaded_ahead, read_pixels
-from modeling_unirain.distillation.records import ImageLocation, RainPair, Reference, Verdict
+from modeling_unirain.distillation.reading import loaded_ahead, read_pixels
+from modeling_unirain.distillation.records import RainPair, Record, Reference, Verdict
 from modeling_unirain.distillation.reference_index import (
-    LOCATION,
-    REFERENCE_SCHEMA,
     ReferenceChunk,
     ReferenceIndex,
     Triplets,
@@ -48,6 +47,15 @@ from modeling_unirain.distillation.reference_index import (
     is_built,
 )
 from modeling_unirain.distillation.retrieval import HierarchicalRetriever
+from modeling_unirain.distillation.schemas import (
+    INSPECTED_SCHEMA,
+    PAIR_SCHEMA,
+    REFERENCE_SCHEMA,
+    RETRIEVED_SCHEMA,
+    VERDICT_SCHEMA,
+    VOTE_FIELDS,
+    VOTE_SCHEMA,
+)
 from modeling_unirain.distillation.shards import (
     Process,
     ShardStore,
@@ -57,7 +65,7 @@ from modeling_unirain.distillation.shards import (
     wait_for,
 )
 from modeling_unirain.distillation.sources import Fetcher, Identified, list_pairs, list_references
-from modeling_unirain.distillation.structural import SIDE, difference_hash, luma_thumbnail, rain_energy
+from modeling_unirain.distillation.structural import SIDE
 from modeling_unirain.distillation.voting import verdict
 from modeling_unirain.distillation.writing import PROBE, CorpusWriter
 from modeling_unirain.files import as_text, written
@@ -65,83 +73,10 @@ from modeling_unirain.files import as_text, written
 
 logger = logging.getLogger(__name__)
 
-UNREADABLE = "unreadable"
-UNEQUAL = "unequal size"
-TOO_SMALL = "too small"
-MIN_SIDE = 32
-"""Pixels. What captions and features measure of rain needs as many; the local judges abstain below 96."""
 DUPLICATE = "duplicate"
 BYTES_PER_PAIR = 40_000
 """Of the work folder per candidate, generously: 21 kB measured with the local preset, most of it the thumbnail, to which
 CLIP adds two embeddings of 3 kB and vision language models their answers."""
-
-PAIR_SCHEMA = pa.schema(
-    [
-        ("pair_id", pa.string()),
-        ("source", pa.string()),
-        ("rain_type", pa.string()),
-        ("origin", pa.string()),
-        ("input", LOCATION),
-        ("target", LOCATION),
-        ("problem", pa.string()),
-    ]
-)
-INSPECTED_SCHEMA = pa.schema(
-    [
-        ("pair_id", pa.string()),
-        ("reason", pa.string()),
-        ("detail", pa.string()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("pixels", pa.uint64()),
-        ("hash", pa.uint64()),
-        ("rain_energy", pa.float64()),
-        ("thumbnail", pa.binary()),
-    ]
-)
-RETRIEVED_SCHEMA = pa.schema(
-    [
-        ("pair_id", pa.string()),
-        ("rows", pa.list_(pa.int64())),
-        ("semantic_distance", pa.list_(pa.float64())),
-        ("feature_similarity", pa.list_(pa.float64())),
-        ("structural_similarity", pa.list_(pa.float64())),
-    ]
-)
-SCORES = pa.list_(pa.struct([("name", pa.string()), ("value", pa.float64())]))
-VOTE_FIELDS = [
-    ("judge", pa.string()),
-    ("decision", pa.bool_()),
-    ("raw_answer", pa.string()),
-    ("reason", pa.string()),
-    ("scores", SCORES),
-]
-VOTE_SCHEMA = pa.schema([("pair_id", pa.string()), *VOTE_FIELDS])
-VERDICT_SCHEMA = pa.schema(
-    [
-        *PAIR_SCHEMA,
-        ("kept", pa.bool_()),
-        ("reason", pa.string()),
-        ("detail", pa.string()),
-        ("caption", pa.string()),
-        (
-            "references",
-            pa.list_(
-                pa.struct(
-                    [
-                        ("reference_id", pa.string()),
-                        ("row", pa.int64()),
-                        ("semantic_distance", pa.float64()),
-                        ("feature_similarity", pa.float64()),
-                        ("structural_similarity", pa.float64()),
-                    ]
-                )
-            ),
-        ),
-        ("votes", pa.list_(pa.struct(VOTE_FIELDS))),
-    ]
-)
-DETAIL_LENGTH = 2000  # of an error's text in a table
 
 
 @dataclass(frozen=True, eq=False)
@@ -356,7 +291,7 @@ class Distillation:
             _check_count(self.backends.captioner.name, given, batch)
             captions += given
             advance(len(batch))
-        ids = [_id(record) for record in records]
+        ids = [record.id for record in records]
         table = pa.table({"pair_id": pa.array(ids, pa.string()), "caption": pa.array(captions, pa.string())})
         return table, Counter(seen=len(records))
 
@@ -365,7 +300,7 @@ class Distillation:
         backends, size = self.backends, self.arguments.batch_size
         text, image = [], []
         for batch, images in loaded_ahead(batched(list(zip(records, captions, strict=True)), size), _read_described):
-            ids = [_id(record) for record, _ in batch]
+            ids = [record.id for record, _ in batch]
             words = [caption for _, caption in batch]
             text.append(_checked(backends.text_embedder.name, backends.text_embedder.embed_texts(words), ids))
             image.append(_checked(backends.image_embedder.name, backends.image_embedder.embed_images(images), ids))
@@ -373,7 +308,7 @@ class Distillation:
         vectors = pa.list_(pa.float32())
         table = pa.table(
             {
-                "pair_id": pa.array([_id(record) for record in records], pa.string()),
+                "pair_id": pa.array([record.id for record in records], pa.string()),
                 "text_embedding": pa.array([row for part in text for row in part], vectors),
                 "image_embedding": pa.array([row for part in image for row in part], vectors),
             }
@@ -612,55 +547,6 @@ class Distillation:
 # ---- Pictures and rows --------------------------------------------------------------------------------------------------
 
 
-def inspect(record: RainPair | Reference) -> dict[str, Any]:
-    """Decode a record's pictures once: whether they can be used, and what duplicates and SSIM need of them."""
-    if isinstance(record, RainPair) and record.problem:
-        return _unusable(record, record.problem, f"{record.origin} has {record.problem}")
-    try:
-        picture = read_pixels(_picture(record))
-        target = read_pixels(record.target) if isinstance(record, RainPair) else None
-    except (OSError, ValueError) as error:
-        if not is_the_pictures_fault(error):
-            raise
-        return _unusable(record, UNREADABLE, _without_folders(as_text(str(error)), record))
-    height, width = picture.shape[:2]
-    if target is not None and target.shape != picture.shape:
-        sizes = f"input {width} x {height}, target {target.shape[1]} x {target.shape[0]}"
-        return _unusable(record, UNEQUAL, f"{record.origin}: {sizes}")
-    if min(height, width) < MIN_SIDE:
-        return _unusable(
-            record, TOO_SMALL, f"{record.origin}: {width} x {height}, at least {MIN_SIDE} a side are needed"
-        )
-    thumbnail = luma_thumbnail(picture)
-    digest = hashlib.sha256(f"{width}x{height}:".encode() + picture.tobytes()).digest()
-    return {
-        "pair_id": _id(record),
-        "reason": "",
-        "detail": "",
-        "width": width,
-        "height": height,
-        "pixels": int.from_bytes(digest[:8], "big"),
-        "hash": difference_hash(thumbnail),
-        "rain_energy": 0.0 if target is None else rain_energy(thumbnail, luma_thumbnail(target)),
-        "thumbnail": thumbnail.tobytes(),
-    }
-
-
-def _without_folders(message: str, record: RainPair | Reference) -> str:
-    """The tables are published: they name files, not this machine's folders."""
-    locations = (record.input, record.target) if isinstance(record, RainPair) else (record.image,)
-    for location in locations:
-        folder = Path(location.path).parent
-        message = message.replace(f"{folder}/", f"{folder.name}/")
-    return message
-
-
-def _unusable(record: RainPair | Reference, reason: str, detail: str) -> dict[str, Any]:
-    row = dict.fromkeys(INSPECTED_SCHEMA.names)
-    zero = {"width": 0, "height": 0, "pixels": 0, "hash": 0, "rain_energy": 0.0}
-    return {**row, **zero, "pair_id": _id(record), "reason": reason, "detail": detail[:DETAIL_LENGTH]}
-
-
 def _size(path: Path) -> int:
     """Bytes of a file; 0 of one that another process has renamed meanwhile."""
     try:
@@ -674,19 +560,11 @@ def _source_name(source: str) -> str:
     return as_text(Path(source).resolve().name if Path(source).exists() else source)
 
 
-def _id(record: RainPair | Reference) -> str:
-    return record.pair_id if isinstance(record, RainPair) else record.reference_id
+def _read_picture(record: Record) -> np.ndarray:
+    return read_pixels(record.picture)
 
 
-def _picture(record: RainPair | Reference) -> ImageLocation:
-    return record.input if isinstance(record, RainPair) else record.image
-
-
-def _read_picture(record: RainPair | Reference) -> np.ndarray:
-    return read_pixels(_picture(record))
-
-
-def _read_described(described: tuple[RainPair | Reference, str]) -> np.ndarray:
+def _read_described(described: tuple[Record, str]) -> np.ndarray:
     return _read_picture(described[0])
 
 

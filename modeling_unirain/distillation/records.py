@@ -3,7 +3,7 @@
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from modeling_unirain.files import as_text
 
@@ -53,6 +53,15 @@ class RainPair:
     problem: str = ""
     """Why the pair can be dropped unread; empty if it cannot."""
 
+    @property
+    def id(self) -> str:
+        return self.pair_id
+
+    @property
+    def picture(self) -> ImageLocation:
+        """The one with rain."""
+        return self.input
+
     def to_row(self) -> dict[str, Any]:
         return asdict(self, dict_factory=_text_fields)
 
@@ -72,6 +81,17 @@ class Reference:
     rain_type: str | None
     origin: str
     image: ImageLocation
+    target: ClassVar[None] = None
+    problem: ClassVar[str] = ""
+    """Both are the same for every reference, so neither is a column."""
+
+    @property
+    def id(self) -> str:
+        return self.reference_id
+
+    @property
+    def picture(self) -> ImageLocation:
+        return self.image
 
     def to_row(self) -> dict[str, Any]:
         return asdict(self, dict_factory=_text_fields)
@@ -79,6 +99,10 @@ class Reference:
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> "Reference":
         return cls(**{**row, "image": ImageLocation(**row["image"])})
+
+
+Record = RainPair | Reference
+"""Either has `id`, `source`, `rain_type`, `origin`, `picture`, `target` and `problem`."""
 
 
 @dataclass(frozen=True)

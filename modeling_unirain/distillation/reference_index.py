@@ -26,6 +26,7 @@ from faiss.contrib.ondisk import merge_ondisk
 from modeling_unirain.distillation.protocols import Triplet
 from modeling_unirain.distillation.reading import read_pixels
 from modeling_unirain.distillation.records import Reference
+from modeling_unirain.distillation.schemas import REFERENCE_SCHEMA
 from modeling_unirain.files import replace_folder, write_json
 
 
@@ -142,7 +143,7 @@ class ReferenceIndex:
         return rows[best], distances[best]
 
     def reference(self, row: int) -> Reference:
-        return Reference.from_row(self._table.select(REFERENCE_FIELDS).slice(row, 1).to_pylist()[0])
+        return Reference.from_row(self._table.select(REFERENCE_SCHEMA.names).slice(row, 1).to_pylist()[0])
 
     def references(self) -> Iterator[Reference]:
         return (self.reference(row) for row in range(len(self)))
@@ -171,19 +172,6 @@ class Triplets:
 
     def __iter__(self) -> Iterator[Triplet]:
         return (self._index.triplet(row) for row in range(len(self._index)))
-
-
-LOCATION = pa.struct([("path", pa.string()), ("row", pa.int64()), ("part", pa.string())])
-REFERENCE_SCHEMA = pa.schema(
-    [
-        ("reference_id", pa.string()),
-        ("source", pa.string()),
-        ("rain_type", pa.string()),
-        ("origin", pa.string()),
-        ("image", LOCATION),
-    ]
-)
-REFERENCE_FIELDS = REFERENCE_SCHEMA.names
 
 
 def build_reference_index(

@@ -6,7 +6,7 @@ import pytest
 
 from modeling_unirain.distillation import duplicates, structural
 from modeling_unirain.distillation.duplicates import find_duplicates, iter_edges, resolve
-from modeling_unirain.distillation.pipeline import INSPECTED_SCHEMA
+from modeling_unirain.distillation.schemas import INSPECTED_SCHEMA
 from modeling_unirain.distillation.shards import ShardStore
 from modeling_unirain.distillation.structural import detail, difference_hash, rain_energy, similar_hashes
 

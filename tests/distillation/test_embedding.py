@@ -16,7 +16,7 @@ from modeling_unirain.distillation.embedding import (
     MiniLmTextEmbedder,
     RainFeatureEmbedder,
 )
-from modeling_unirain.distillation.pipeline import MIN_SIDE
+from modeling_unirain.distillation.inspection import MIN_SIDE
 from modeling_unirain.distillation.rain_seen import WEIGHTS
 from modeling_unirain.modeling_unirain import UniRainForImageDeraining
 

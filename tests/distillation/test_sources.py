@@ -10,7 +10,7 @@ import pytest
 from datasets import Dataset, Features, Image, load_from_disk
 from distillation.tiny_corpus import distil, rained, save, save_pair, scene
 
-from modeling_unirain.distillation.pipeline import inspect
+from modeling_unirain.distillation.inspection import inspect
 from modeling_unirain.distillation.reading import read_bytes, read_pixels
 from modeling_unirain.distillation.shards import Process, stage_key
 from modeling_unirain.distillation.sources import Fetcher, list_pairs, list_references
