@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import repeat
+from itertools import islice, repeat
 from pathlib import Path
 from typing import Any
 
@@ -112,8 +112,10 @@ class Summary:
 class Listing:
     """The records of all candidates, or of all references, in shards."""
 
+    kind: str
+    """`pair` or `reference`."""
+    record: type[Record]
     store: ShardStore
-    record: type[RainPair] | type[Reference]
     total: int
     shard_size: int
 
@@ -182,16 +184,22 @@ class Distillation:
             ValueError, OSError: with one sentence, as early as it can be known.
         """
         self._check()
-        listed_references = self.listing("reference", list_references, Reference)
-        listed_pairs = self.listing("pair", list_pairs, RainPair)
-        index = self.build_index(self.describe("reference", listed_references))
-        candidates = self.describe("pair", listed_pairs)
+        arguments = self.arguments
+        fetch = Fetcher(self.work_dir, self.process, arguments.wait_timeout)
+        references = list_references(arguments.references, fetch)
+        pairs = list_pairs(arguments.candidates, fetch)
+        listed_references = self.listing("reference", Reference, REFERENCE_SCHEMA, references)
+        listed_pairs = self.listing("pair", RainPair, PAIR_SCHEMA, pairs)
+        if self.process.is_main:
+            self._check_space(listed_pairs.total)
+        index = self.build_index(self.describe(listed_references))
+        candidates = self.describe(listed_pairs)
         retrieved = self.retrieve(candidates, index)
         ballots = [self.judge(judge, candidates, retrieved, index) for judge in self.backends.judges]
         if not self.process.is_main:
             return None
         for store in ballots or [retrieved]:
-            store.wait(self.arguments.wait_timeout)
+            store.wait(arguments.wait_timeout)
         verdicts = self.decide(candidates, retrieved, ballots, index)
         counts = verdicts.counts()
         kept = counts.pop("kept", 0)
@@ -219,17 +227,15 @@ class Distillation:
 
     # ---- Lists ----------------------------------------------------------------------------------------------------------
 
-    def listing(self, kind: str, list_records: Callable[..., Iterator[Identified]], record: type) -> Listing:
+    def listing(self, kind: str, record: type[Record], schema: pa.Schema, records: Iterable[Identified]) -> Listing:
         """Names of all pictures. Every process lists, to know the key; the main one keeps the list."""
-        sources = self.arguments.candidates if record is RainPair else self.arguments.references
-        fetch = Fetcher(self.work_dir, self.process, self.arguments.wait_timeout)
-        schema = PAIR_SCHEMA if record is RainPair else REFERENCE_SCHEMA
         size, started = self.arguments.shard_size, time.monotonic()
         building = ShardStore(self.work_dir, f".{kind}-list", "building", 0)
         if self.process.is_main:
             shutil.rmtree(building.folder, ignore_errors=True)
         digest, total, shards = hashlib.sha256(), 0, 0
-        for part in _parts(tqdm(list_records(sources, fetch), desc=f"list {kind}s", unit=" " + kind), size):
+        records = iter(tqdm(records, desc=f"list {kind}s", unit=f" {kind}"))
+        while part := list(islice(records, size)):
             for found, identity in part:
                 digest.update(json.dumps([found.to_row(), identity], sort_keys=True).encode())
             if self.process.is_main:
@@ -245,16 +251,14 @@ class Distillation:
                 shutil.rmtree(building.folder)
             else:
                 building.folder.rename(listed.folder)
-            if record is RainPair:
-                self._check_space(total)
         self._wait_for_main(listed.folder.exists, f"lists of {kind}s")
-        return Listing(listed, record, total, size)
+        return Listing(kind, record, listed, total, size)
 
     # ---- Triplets -------------------------------------------------------------------------------------------------------
 
-    def describe(self, kind: str, listing: Listing) -> Described:
+    def describe(self, listing: Listing) -> Described:
         """Inspect, caption and embed every picture of a listing."""
-        backends, shards = self.backends, listing.store.num_shards
+        backends, kind, shards = self.backends, listing.kind, listing.store.num_shards
         inspected = ShardStore(self.work_dir, f"{kind}-inspect", stage_key("inspect 2", listing.store.key), shards)
         captioned = ShardStore(
             self.work_dir,
@@ -503,7 +507,7 @@ class Distillation:
             total=sum(map(listing.rows_of, shards)),
             initial=sum(listing.rows_of(shard) for shard in shards if store.is_done(shard)),
             desc=store.stage,
-            unit=" pairs" if listing.record is RainPair else " references",
+            unit=f" {listing.kind}s",
             disable=None if missing else True,
         ) as bar:
             for shard in missing:
@@ -657,17 +661,6 @@ def _tell(stage: str, counts: Counter, started: float) -> None:
 def _seen_first(item: tuple[str, int]) -> tuple[int, str]:
     order = ("seen", "kept")
     return (order.index(item[0]) if item[0] in order else len(order), item[0])
-
-
-def _parts(items: Iterable, size: int) -> Iterator[list]:
-    part = []
-    for item in items:
-        part.append(item)
-        if len(part) == size:
-            yield part
-            part = []
-    if part:
-        yield part
 
 
 class _progressing:
