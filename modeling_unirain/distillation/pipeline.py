@@ -42,7 +42,6 @@ from modeling_unirain.distillation.records import RainPair, Record, Reference, V
 from modeling_unirain.distillation.reference_index import (
     ReferenceChunk,
     ReferenceIndex,
-    Triplets,
     build_reference_index,
     is_built,
 )
@@ -403,7 +402,7 @@ class Distillation:
         if self.process.is_main and not file.exists():
             started = time.monotonic()
             with at_work(self.work_dir):
-                statistics = judge.fit(_progressing(Triplets(index), len(index), f"fit {judge.name}"))
+                statistics = judge.fit(_triplets(index, f"fit {judge.name}"))
             with written(file) as temporary, open(temporary, "wb") as opened:
                 np.savez(opened, **statistics)
             logger.info("fit %s: %d references, %.1f s", judge.name, len(index), time.monotonic() - started)
@@ -613,6 +612,12 @@ def _chunk(references: Described, shard: int) -> ReferenceChunk:
     )
 
 
+def _triplets(index: ReferenceIndex, label: str) -> Iterator[Triplet]:
+    """All references, read one after the other; a judge that asks for none shows no progress bar."""
+    for row in tqdm(range(len(index)), desc=label, unit=" references"):
+        yield index.triplet(row)
+
+
 def _vote_row(judge: Judge, vote: Vote) -> dict[str, Any]:
     decision = vote.decision if vote.decision is None else bool(vote.decision)
     scores = [{"name": name, "value": float(value)} for name, value in vote.scores.items()]
@@ -661,13 +666,3 @@ def _tell(stage: str, counts: Counter, started: float) -> None:
 def _seen_first(item: tuple[str, int]) -> tuple[int, str]:
     order = ("seen", "kept")
     return (order.index(item[0]) if item[0] in order else len(order), item[0])
-
-
-class _progressing:
-    """`tqdm` that can be gone through more than once, with a new bar each time, and shows nothing if never touched."""
-
-    def __init__(self, items: Iterable, total: int, label: str):
-        self.items, self.total, self.label = items, total, label
-
-    def __iter__(self) -> Iterator:
-        return iter(tqdm(self.items, total=self.total, desc=self.label, unit=" references"))

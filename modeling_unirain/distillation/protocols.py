@@ -120,8 +120,8 @@ class Judge(Backend, Protocol):
 
     def fit(self, references: Iterable[Triplet]) -> dict[str, np.ndarray]:
         """Statistics over all real references; computed once, saved in the work folder, given to `load_statistics`
-        of every process (the one that fitted included). `references` streams from disk and may be iterated more
-        than once. A judge that needs none inherits this and the references are never read."""
+        of every process (the one that fitted included). `references` streams from disk and can be iterated once. A
+        judge that needs none inherits this and the references are never read."""
         return {}
 
     def load_statistics(self, statistics: Mapping[str, np.ndarray]) -> None:

@@ -164,16 +164,6 @@ class ReferenceIndex:
         )
 
 
-class Triplets:
-    """All references as an iterable that can be gone through more than once, one picture in memory at a time."""
-
-    def __init__(self, index: ReferenceIndex):
-        self._index = index
-
-    def __iter__(self) -> Iterator[Triplet]:
-        return (self._index.triplet(row) for row in range(len(self._index)))
-
-
 def build_reference_index(
     folder: Path, reference_ids: Sequence[str], chunks: Callable[[], Iterator[ReferenceChunk]], settings: IndexSettings
 ) -> None:
