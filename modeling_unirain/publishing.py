@@ -16,7 +16,13 @@ from pathlib import Path
 
 import yaml
 from huggingface_hub import HfApi, get_token, metadata_load
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, OfflineModeIsEnabled
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    LocalTokenNotFoundError,
+    OfflineModeIsEnabled,
+)
 from huggingface_hub.utils import validate_repo_id
 
 from .distillation.records import BUILDING, MARKER
@@ -77,14 +83,7 @@ def publish(
         PublishingError: with one sentence, for a folder that must not be uploaded and for every answer of the Hub.
     """
     kind, source = RepoKind(kind), Path(source)
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError:
-        repo_id_is_valid = False
-    else:
-        repo_id_is_valid = repo_id.count("/") == 1
-    if not repo_id_is_valid:
-        raise PublishingError(f"'{repo_id}' is not a repository name; write it as owner/name.")
+    check_repo_id(repo_id)
     if not source.is_dir():
         raise PublishingError(f"{source} is not a folder.")
     with tempfile.TemporaryDirectory(prefix="unirain-publish-") as staging:
@@ -103,6 +102,33 @@ def publish(
         if dry_run:
             return Publication(files, None, private)
         return upload(kind, folder, files, repo_id, private)
+
+
+def check_repo_id(repo_id: str) -> None:
+    """Raise `PublishingError` if this is not the name of a repository, with its owner."""
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError:
+        is_valid = False
+    else:
+        is_valid = repo_id.count("/") == 1
+    if not is_valid:
+        raise PublishingError(f"'{repo_id}' is not a repository name; write it as owner/name.")
+
+
+def check_login() -> None:
+    """Raise `PublishingError` if the Hub does not know who we are: better before a long run than after it."""
+    try:
+        HfApi().whoami()
+    except LocalTokenNotFoundError as error:
+        raise PublishingError(
+            "--push_to_hub needs a token that may write: run 'hf auth login', or set HF_TOKEN"
+        ) from error
+    except (HfHubHTTPError, HTTPError, OfflineModeIsEnabled, ConnectionError, TimeoutError) as error:
+        raise PublishingError(
+            f"--push_to_hub: the Hub cannot be reached or refuses the token ({type(error).__name__}); "
+            "leave the option out and publish later with 'unirain publish dataset'"
+        ) from error
 
 
 def list_files(folder: Path) -> dict[str, int]:

@@ -6,8 +6,6 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import torch
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
 
 from modeling_unirain.distillation.reference_index import IndexSettings
 from modeling_unirain.distillation.retrieval import RetrievalSettings
@@ -83,8 +81,6 @@ class DistillationArguments:
             raise ValueError(f"--min_votes must be at least 1, not {self.min_votes}")
         if not 0 < self.wait_timeout < math.inf:
             raise ValueError(f"--wait_timeout must be a positive number of seconds, not {self.wait_timeout}")
-        if self.push_to_hub is not None:
-            _check_repo_id(self.push_to_hub)
         # Both check their own values: better now than after hours.
         self.retrieval_settings = RetrievalSettings(self.k1, self.k2, self.k3)
         self.index_settings = IndexSettings(self.index, self.index_lists, self.index_probes)
@@ -151,12 +147,3 @@ def parse_arguments(argv: list[str]) -> tuple[DistillationArguments, BackendArgu
     recipe = read_recipe(Path(recipe_name), options) if recipe_name else {}
     distillation, backends, _ = parser.parse_args_into_dataclasses(as_flags(recipe) + flags)
     return distillation, backends
-
-
-def _check_repo_id(repo_id: str) -> None:
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise ValueError(f"--push_to_hub {repo_id} is not a repository name; write it as ORG/NAME") from error
-    if repo_id.count("/") != 1:
-        raise ValueError(f"--push_to_hub {repo_id} is not a repository name; write it as ORG/NAME")

@@ -20,8 +20,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import ClassLabel, Features, Image, List, Value
-from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 from tqdm import tqdm
 
 from modeling_unirain.distillation.arguments import DistillationArguments
@@ -74,19 +72,6 @@ def corpus_features(types: list[str]) -> Features:
             ),
         }
     )
-
-
-def check_login() -> None:
-    """Raise `OSError` if the Hub does not know who we are: better now than after the run."""
-    try:
-        HfApi().whoami()
-    except LocalTokenNotFoundError as error:
-        raise OSError("--push_to_hub needs a token that may write: run 'hf auth login', or set HF_TOKEN") from error
-    except (HfHubHTTPError, HTTPError, OfflineModeIsEnabled, ConnectionError, TimeoutError) as error:
-        raise OSError(
-            f"--push_to_hub: the Hub cannot be reached or refuses the token ({type(error).__name__}); "
-            "leave the option out and publish later with 'unirain publish dataset'"
-        ) from error
 
 
 class CorpusWriter:

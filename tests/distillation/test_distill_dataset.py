@@ -43,7 +43,7 @@ def test_the_home_folder_is_found_in_every_place(monkeypatch, tmp_path):
         ([*REQUIRED, "--k2", "500"], "K1 >= K2 >= K3"),
         ([*REQUIRED, "--preset", "cloud"], "paper or local"),
         ([*REQUIRED, "--prompt_file", "missing.txt"], "missing.txt"),
-        ([*REQUIRED, "--push_to_hub", "nameless"], "ORG/NAME"),
+        ([*REQUIRED, "--push_to_hub", "nameless"], "owner/name"),
         ([*REQUIRED, "--shard_size", "0"], "--shard_size"),
         ([*REQUIRED, "--min_votes", "0"], "--min_votes must be at least 1"),
         ([*REQUIRED, "--wait_timeout", "nan"], "--wait_timeout must be a positive number"),
