@@ -20,6 +20,8 @@ LUMA_WEIGHTS = torch.tensor([0.299, 0.587, 0.114])
 LAPLACIAN = torch.tensor([[1.0, -2.0, 1.0], [-2.0, 4.0, -2.0], [1.0, -2.0, 1.0]])[None, None]
 BLOCK = 32
 """Side of the blocks over which local agreement is measured."""
+SMALL_BLOCK = 16
+"""Of those in which noise and repeated pixels are measured."""
 LINE_TAPS = 11
 LINE_LENGTH = 15
 """Pixels a line filter averages over: shorter than most streaks, longer than most texture."""
@@ -116,19 +118,19 @@ def blockiness(image: Tensor) -> float:
     return 0.5 * (_column_blockiness(image) + _column_blockiness(image.T))
 
 
-def noise_levels(image: Tensor, size: int = 16) -> tuple[Tensor, Tensor]:
-    """Noise and deviation of luma (h, w) in blocks of `size` pixels; (n,) each. Noise by Immerkaer's Laplacian (1996), which edges hardly move."""
+def noise_levels(image: Tensor) -> tuple[Tensor, Tensor]:
+    """Noise and deviation of luma (h, w) in blocks of `SMALL_BLOCK` pixels; (n,) each. Noise by Immerkaer's Laplacian (1996), which edges hardly move."""
     response = F.conv2d(image[None, None], LAPLACIAN)[0, 0].abs() * math.sqrt(math.pi / 2) / 6
-    return blocks(response, size).mean(1), blocks(image[1:-1, 1:-1], size).std(1)
+    return blocks(response, SMALL_BLOCK).mean(1), blocks(image[1:-1, 1:-1], SMALL_BLOCK).std(1)
 
 
-def repeated_pixels(image: Tensor, size: int = 16) -> float:
+def repeated_pixels(image: Tensor) -> float:
     """Share of pixels (3, h, w) that equal their neighbour, in the more textured half of blocks: large where pixels were repeated to
     enlarge a picture, or where only a few levels are left."""
     right = (image[:, :-1, 1:] == image[:, :-1, :-1]).all(0)
     below = (image[:, 1:, :-1] == image[:, :-1, :-1]).all(0)
-    equal = blocks(0.5 * (right.float() + below.float()), size).mean(1)
-    deviation = blocks(luma(image)[:-1, :-1], size).std(1)
+    equal = blocks(0.5 * (right.float() + below.float()), SMALL_BLOCK).mean(1)
+    deviation = blocks(luma(image)[:-1, :-1], SMALL_BLOCK).std(1)
     textured = deviation >= max(float(deviation.median()), 4.0)
     return float(equal[textured].mean()) if textured.any() else 0.0
 

@@ -17,6 +17,7 @@ from modeling_unirain.distillation.measurements import (
     gradients,
     luma,
     noise_levels,
+    rms,
     working_crop,
 )
 
@@ -97,8 +98,8 @@ def colour_changes(rainy: Tensor, target: Tensor) -> dict[str, float]:
     moved = ratio[0] - ratio[2]
     prior = 16.0 * a.numel()
     return {
-        "colour_gain": math.log2((_rms(b) + 2) / (_rms(a) + 2)),
-        "fine_colour_gain": math.log2((_rms(fine_b) + 1) / (_rms(fine_a) + 1)),
+        "colour_gain": math.log2((rms(b) + 2) / (rms(a) + 2)),
+        "fine_colour_gain": math.log2((rms(fine_b) + 1) / (rms(fine_a) + 1)),
         "colour_kept": float(((a * b).sum() + prior) / (a.square().sum() + prior)),
         "red_blue_shift": abs(float(moved.median())),
         "red_blue_everywhere": float(moved.abs().quantile(0.25)),
@@ -133,7 +134,3 @@ def _colour_planes(image: Tensor) -> Tensor:
     """(3, ...) -> (2, ...): red against green, yellow against blue."""
     red, green, blue = image
     return torch.stack([red - green, 0.5 * (red + green) - blue])
-
-
-def _rms(values: Tensor) -> float:
-    return float(values.square().mean()) ** 0.5

@@ -26,7 +26,6 @@ TILE = 64
 EDGE = 10.0
 """Grey levels over two pixels from which on a step of colour is an edge."""
 SPECTRUM_SIDE = 320
-SECTORS = 4
 RINGS = ((0.03, 0.08), (0.08, 0.2), (0.2, 0.35), (0.35, 0.5))
 """Cycles per pixel."""
 

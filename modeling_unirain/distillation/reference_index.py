@@ -208,8 +208,10 @@ def build_reference_index(
     _write_sorted(unsorted, building / "references.arrow", np.argsort(rank))
     unsorted.unlink()
     is_ivf = settings.kind == "ivf" or (settings.kind == "auto" and len(rank) >= IVF_THRESHOLD)
-    write_captions = _write_ivf if is_ivf else _write_exact
-    write_captions(building / "captions.faiss", arrays["text_embeddings"], settings)
+    if is_ivf:
+        _write_ivf(building / "captions.faiss", arrays["text_embeddings"], settings)
+    else:
+        _write_exact(building / "captions.faiss", arrays["text_embeddings"])
     for array in arrays.values():
         array.flush()
     write_json(building / "complete.done", {"references": len(rank), "kind": "ivf" if is_ivf else "exact"})
@@ -229,7 +231,7 @@ def _write_sorted(unsorted: Path, file: Path, order: np.ndarray) -> None:
                 writer.write_table(table.take(order[first : first + CHUNK]).combine_chunks())
 
 
-def _write_exact(file: Path, embeddings: np.ndarray, settings: IndexSettings) -> None:
+def _write_exact(file: Path, embeddings: np.ndarray) -> None:
     """What `faiss.write_index` writes of a flat index, without all vectors in memory: the head of an empty one, its two counts filled in,
     and then the vectors."""
     count, width = embeddings.shape
