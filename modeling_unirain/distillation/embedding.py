@@ -94,7 +94,7 @@ class RainFeatureEmbedder(ImageEmbedder):
     """Rain-aware visual features: what UniRain's encoder sees, beside measured statistics of the picture and its rain.
 
     The encoder's pooled channels lie on scales of their own; their signed logarithm and unit length keep a few of them from being the
-    whole cosine. Without a checkpoint the measured statistics stand alone.
+    whole cosine.
 
     Args:
         checkpoint (`str` or `Path`): a model folder or one of our names; by default the weights that the local judges ask.
@@ -123,15 +123,21 @@ class RainFeatureEmbedder(ImageEmbedder):
     }
 
     def __init__(self, checkpoint: str | Path = WEIGHTS, device: str | None = None):
-        folder = Path(resolve_checkpoint(checkpoint))
-        self.checkpoint = folder if (folder / "config.json").is_file() else None
+        self.checkpoint = Path(resolve_checkpoint(checkpoint))
         self.device = device or "cpu"
         self._model = None
 
     @property
     def fingerprint(self) -> str:
-        weights = Pretrained(str(self.checkpoint), "AutoModel").fingerprint if self.checkpoint else "measured only"
-        return f"{self.name} 1 {weights}"
+        return f"{self.name} 1 {Pretrained(str(self.checkpoint), 'AutoModel').fingerprint}"
+
+    def check(self) -> None:
+        """Raise `OSError` if the package came without the weights, or `checkpoint` holds none."""
+        if not all((self.checkpoint / name).is_file() for name in ("config.json", "model.safetensors")):
+            raise OSError(
+                f"rain features are what the weights in {self.checkpoint} see, which this installation lacks: install "
+                "unirain again, or name an --image_embedder"
+            )
 
     def release(self) -> None:
         self._model = None
@@ -145,8 +151,6 @@ class RainFeatureEmbedder(ImageEmbedder):
         values = photograph_statistics(crop) | rain_attributes(crop)
         measured = torch.tensor([(values[k] - centre) / spread for k, (centre, spread) in self.SCALES.items()])
         measured = F.normalize(measured.clamp(-3, 3), dim=0)
-        if self.checkpoint is None:
-            return measured.numpy()
         return torch.cat([measured, self._encoded(working_crop(image, self.SIZE))]).numpy()
 
     def _encoded(self, crop: torch.Tensor) -> torch.Tensor:

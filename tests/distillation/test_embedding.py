@@ -112,15 +112,15 @@ def checkpoint(tmp_path_factory):
 
 def test_rain_features_hold_what_the_encoder_sees_and_what_was_measured(checkpoint):
     images = [scene(90, seed=k, size=(101 + 30 * k, 120)).astype(np.uint8) for k in range(2)]
-    with_encoder, measured = RainFeatureEmbedder(checkpoint), RainFeatureEmbedder("no-such-folder")
-    rows = with_encoder.embed_images(images)
+    embedder, bundled = RainFeatureEmbedder(checkpoint), RainFeatureEmbedder()
+    rows = embedder.embed_images(images)
     width = len(RainFeatureEmbedder.SCALES)
     size = UniRainForImageDeraining.from_pretrained(checkpoint).config.feature_size
     assert rows.shape == (2, width + size)
-    np.testing.assert_allclose(rows[:, :width], measured.embed_images(images), atol=1e-6)
+    np.testing.assert_allclose(rows[:, :width], bundled.embed_images(images)[:, :width], atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(rows[:, width:], axis=1), 1, atol=1e-5)
-    np.testing.assert_allclose(rows[1], with_encoder.embed_images(images[1:])[0], atol=1e-6)
-    assert with_encoder.fingerprint != measured.fingerprint
+    np.testing.assert_allclose(rows[1], embedder.embed_images(images[1:])[0], atol=1e-6)
+    assert embedder.fingerprint != bundled.fingerprint
 
 
 @pytest.mark.parametrize("size", [(MIN_SIDE, MIN_SIDE), (MIN_SIDE, 300), (300, MIN_SIDE)])
@@ -135,13 +135,19 @@ def test_rain_features_ask_the_weights_that_the_judges_ask():
     assert embedder.checkpoint == WEIGHTS and (WEIGHTS / "model.safetensors").is_file()
 
 
+def test_rain_features_without_their_weights_are_refused_before_any_work(tmp_path):
+    RainFeatureEmbedder().check()
+    with pytest.raises(OSError, match="which this installation lacks"):
+        RainFeatureEmbedder(tmp_path).check()
+
+
 def test_measured_features_bring_like_rain_together():
-    embedder = RainFeatureEmbedder("no-such-folder")
-    streaks, others, drops = embedder.embed_images(
+    rows = RainFeatureEmbedder().embed_images(
         [
             with_streaks(scene(90, seed=3), 10).astype(np.uint8),
             with_streaks(scene(100, seed=4), 15, seed=9).astype(np.uint8),
             with_drops(scene(95, seed=5)).astype(np.uint8),
         ]
     )
+    streaks, others, drops = rows[:, : len(RainFeatureEmbedder.SCALES)]
     assert cosine(streaks, others) > cosine(streaks, drops)
