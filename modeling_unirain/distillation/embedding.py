@@ -16,7 +16,7 @@ from modeling_unirain.distillation.local_judges import photograph_statistics
 from modeling_unirain.distillation.measurements import rain_attributes, working_crop
 from modeling_unirain.distillation.pretrained import Pretrained, slug
 from modeling_unirain.distillation.protocols import ImageEmbedder, TextEmbedder
-from modeling_unirain.distillation.rain_seen import WEIGHTS
+from modeling_unirain.distillation.rain_seen import WEIGHTS, network_input
 from modeling_unirain.loading import load_model
 
 
@@ -156,10 +156,8 @@ class RainFeatureEmbedder(ImageEmbedder):
     def _encoded(self, crop: torch.Tensor) -> torch.Tensor:
         if self._model is None:
             self._model = load_model(str(self.checkpoint)).to(self.device).eval()
-        divisor = self._model.config.size_divisor
-        height, width = crop.shape[-2:]
-        padded = F.pad(crop[None] / 255, (0, -width % divisor, 0, -height % divisor), mode="reflect")
-        features = self._model.get_image_features(padded.to(self.device))[0].float().cpu()
+        pixels = network_input(crop[None], self._model.config.size_divisor)
+        features = self._model.get_image_features(pixels.to(self.device))[0].float().cpu()
         return F.normalize(features.sign() * features.abs().log1p(), dim=0)
 
 

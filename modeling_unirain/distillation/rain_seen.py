@@ -20,6 +20,7 @@ from torch import Tensor
 
 from modeling_unirain.distillation.measurements import blocks, luma, quantiles, rms, working_crop
 from modeling_unirain.distillation.sound_pairs import measured_with
+from modeling_unirain.loading import load_model
 from modeling_unirain.modeling_unirain import UniRainForImageDeraining
 
 
@@ -34,6 +35,12 @@ FAINT = 0.7
 """Grey levels that count as nothing where strengths are told."""
 FAINT_ENERGY, FAINT_TILE_ENERGY = 300, 100
 """Energy of differences too faint for their likeness to count, of the crop and of a tile."""
+
+
+def network_input(images: Tensor, divisor: int) -> Tensor:
+    """(n, 3, height, width) in grey levels, as the network takes it: in [0, 1], sides mirrored up to multiples of `divisor`."""
+    height, width = images.shape[2:]
+    return F.pad(images / 255, (0, -width % divisor, 0, -height % divisor), mode="reflect")
 
 
 class RainSeen:
@@ -117,10 +124,8 @@ class RainSeen:
     def _cleaned(self, images: Tensor) -> Tensor:
         """(2, 3, height, width) in [0, 255], without what the network takes for rain."""
         if self._model is None:
-            model = UniRainForImageDeraining.from_pretrained(WEIGHTS).eval()
-            self._model = model.to(memory_format=torch.channels_last)
+            self._model = load_model(WEIGHTS).eval().to(memory_format=torch.channels_last)
         height, width = images.shape[2:]
-        divisor = self._model.config.size_divisor
-        padded = F.pad(images / 255, (0, -width % divisor, 0, -height % divisor), mode="reflect")
-        cleaned = self._model(padded.contiguous(memory_format=torch.channels_last)).reconstruction
+        pixels = network_input(images, self._model.config.size_divisor)
+        cleaned = self._model(pixels.contiguous(memory_format=torch.channels_last)).reconstruction
         return 255 * cleaned[:, :, :height, :width].clamp(0, 1).contiguous()
