@@ -1,8 +1,8 @@
 """What the `local` preset measures in pictures: spectra, compression, alignment, and the rain between a pair's two images.
 
 Pure functions on float32 tensors in grey levels [0, 255], shapes (height, width) or (channels, height, width). They run on a
-central crop of at most `WORKING_SIZE` pixels a side, never on a resized copy: resampling would hide the very defects that are
-looked for. One pair costs some tens of milliseconds on one CPU thread.
+central crop, never on a resized copy: resampling would hide the very defects that are looked for. How many pairs a second a judge
+measures is in docs/distillation.md.
 """
 
 import math
@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 WORKING_SIZE = 320
-"""Largest side of the crop that is measured; a bound on time and memory per image."""
+"""Largest side of the crop where a measurement asks for no other; a bound on time and memory per image."""
 LUMA_WEIGHTS = torch.tensor([0.299, 0.587, 0.114])
 LAPLACIAN = torch.tensor([[1.0, -2.0, 1.0], [-2.0, 4.0, -2.0], [1.0, -2.0, 1.0]])[None, None]
 BLOCK = 32

@@ -1,7 +1,8 @@
 """Where candidates and references come from: folders, Parquet files, `datasets` and the Hub.
 
-Listing reads names only, no pixels, in a fixed order, and holds the names of one folder at a time. Every picture comes
-with its identity (path, size, time of the last change), so that a changed file is never met by an old result.
+Listing reads names only, no pixels, in a fixed order. It holds those of one data set of pairs at a time, or of one whole
+folder of references. Every picture comes with its identity (path, size, time of the last change), so that a changed file
+is never met by an old result.
 
 Candidates, at any depth below what the user names:
 
