@@ -120,7 +120,7 @@ class BackendArguments:
             try:
                 torch.empty(0, device=self.device)
             except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch's own, differing by device
-                reason = str(error).splitlines()[0]
+                reason = str(error).partition("\n")[0] or type(error).__name__
                 raise ValueError(f"the device {self.device} cannot be used here: {reason}") from error
         if self.prompt_file is not None and not Path(self.prompt_file).is_file():
             raise ValueError(f"there is no prompt file {self.prompt_file}")

@@ -164,4 +164,5 @@ def _local_rank() -> int:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+    """What an error says, or its name if it says nothing."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
