@@ -11,7 +11,7 @@ from distillation.tiny_checkpoints import tiny_tokenizer
 from distillation.tiny_corpus import arguments, backends, save_pair
 
 import distill_dataset
-from modeling_unirain.distillation.arguments import parse_arguments
+from modeling_unirain.distillation.arguments import BackendArguments, parse_arguments
 
 
 REQUIRED = ["--candidates", "c", "--references", "r", "--work_dir", "w", "--output_dir", "o"]
@@ -55,6 +55,15 @@ def test_the_home_folder_is_found_in_every_place(monkeypatch, tmp_path):
 def test_a_bad_option_is_one_sentence_and_an_exit_code(argv, sentence, caplog):
     assert distill_dataset.run(argv) == 1
     assert sentence in caplog.text and "Traceback" not in caplog.text
+
+
+def test_a_device_that_is_refused_without_a_word_is_one_sentence_too(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise NotImplementedError
+
+    monkeypatch.setattr("torch.empty", refuse)
+    with pytest.raises(ValueError, match="device cpu cannot be used here: NotImplementedError"):
+        BackendArguments(device="cpu")
 
 
 BLOCKED = """
