@@ -45,8 +45,8 @@ def written(path: Path) -> Iterator[Path]:
 def folders_below(root: Path, leave_out: Path | None = None) -> Iterator[Path]:
     """`root` and all folders below it, save hidden ones, `leave_out` and those that may not be read.
 
-    Links are followed to what lies outside of `root`: what is in it comes anyway, and what is above it contains it. Behind a
-    link, another is followed to what none has led to before, so that links in a circle end.
+    Links are followed, also from one folder below `root` to another, which then comes by both names; not back to what contains
+    `root` or the link. Behind a link, another is followed to what none has led to before, so that links in a circle end.
     """
     here, left_out = root.resolve(), leave_out and leave_out.resolve()
     followed: list[Path] = []
@@ -56,14 +56,15 @@ def folders_below(root: Path, leave_out: Path | None = None) -> Iterator[Path]:
         if folder.name.startswith(".") or place == left_out:
             return False
         if folder.is_symlink():
-            known = [here, *followed] if behind_a_link else [here]
-            if any(place.is_relative_to(other) or other.is_relative_to(place) for other in known):
+            if any(inner.is_relative_to(place) for inner in (here, folder.parent.resolve())):
+                return False
+            if behind_a_link and any(place.is_relative_to(known) or known.is_relative_to(place) for known in followed):
                 return False
             followed.append(place)
         return True
 
     for folder, subfolders, _ in os.walk(root, followlinks=True):
-        behind_a_link = not Path(folder).resolve().is_relative_to(here)
+        behind_a_link = Path(folder).resolve() != here / Path(folder).relative_to(root)
         subfolders[:] = [name for name in sorted(subfolders) if is_wanted(Path(folder, name), behind_a_link)]
         yield Path(folder)
 

@@ -80,9 +80,11 @@ def test_a_number_that_another_data_set_bears_as_its_name_is_not_given_again(tmp
 def test_folders_linked_in_a_circle_are_listed_once_and_hidden_ones_never(tmp_path):
     save_pair(tmp_path / "DRS" / "set", "001", seed=1)
     save_pair(tmp_path / "DRS" / ".trash", "002", seed=2)
+    (tmp_path / "NRS").mkdir()
+    (tmp_path / "NRS" / "both").symlink_to(tmp_path / "DRS" / "set")
     (tmp_path / "DRS" / "circle").symlink_to(tmp_path)
     (tmp_path / "DRS" / "set" / "input" / "circle").symlink_to(tmp_path)
-    assert [pair.pair_id for pair in pairs(tmp_path)] == ["set/DRS/001"]
+    assert [pair.pair_id for pair in pairs(tmp_path)] == ["set/DRS/001", "both/NRS/001"]
 
 
 def test_listing_twice_gives_the_same_order(data):

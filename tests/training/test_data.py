@@ -228,11 +228,15 @@ def test_linked_folders_are_read_and_hidden_files_are_not(tmp_path, photographs)
     (tmp_path / "elsewhere" / "DRS" / "set" / "input" / "._0.png").write_bytes(b"a Mac's notes about 0.png")
     (tmp_path / "root" / "DRS").mkdir(parents=True)
     (tmp_path / "root" / "DRS" / "linked").symlink_to(tmp_path / "elsewhere" / "DRS" / "set")
+    write_pairs(tmp_path / "root", "DRS", 1, name="own", first=3)
+    (tmp_path / "root" / "snow").mkdir()
+    (tmp_path / "root" / "snow" / "both").symlink_to(tmp_path / "root" / "DRS" / "own")
     (tmp_path / "elsewhere" / "DRS" / "set" / "circle").symlink_to(tmp_path / "root")
     write_pairs(tmp_path / "root" / "DRS", ".trash", 1, first=7)
     write_pairs(tmp_path / "root" / ".trash", "DRS", 1, first=8)
-    dataset = RainDataset(config(PairedSource(tmp_path / "root")))
-    assert {stem(dataset[index]) for index in range(24)} == {"0", "1", "2"}
+    for type_name, expected in (("DRS", {"0", "1", "2", "3"}), ("snow", {"3"})):
+        dataset = RainDataset(config(PairedSource(tmp_path / "root", types=[type_name]), types=(type_name,)))
+        assert {stem(dataset[index]) for index in range(24)} == expected
     (tmp_path / "clean").mkdir()
     (tmp_path / "clean" / "linked").symlink_to(photographs / "day")
     (tmp_path / "clean" / "._0.png").write_bytes(b"a Mac's notes")
