@@ -1,4 +1,4 @@
-"""Opening a corpus of the Hub or of a local folder with `datasets`, and its pictures as they are stored."""
+"""Opening a corpus of the Hub or of this disk with `datasets`, and its pictures as they are stored."""
 
 from pathlib import Path
 from typing import Any
@@ -7,27 +7,44 @@ from .files import as_path
 
 
 def load_corpus(place: str | Path, split: str | None = None, streaming: bool = False) -> Any:
-    """What lies at a place now, by `datasets.load_dataset`.
+    """What lies at a place now, by `datasets`.
 
     Of a local folder whose card lists its files, `datasets` tells the rows in its cache by the folder's name and the
     card's header alone: it would give those that another folder of that name held, or this one before it was written
     anew. Files that are named to it are told by their paths and times.
 
     Args:
-        place (`str` or `Path`): a folder, or a dataset's id on the Hub.
-        split (`str`, *optional*): default all, by name.
-        streaming (`bool`): see `datasets.load_dataset`.
+        place (`str` or `Path`): what `Dataset.save_to_disk` wrote, another folder that `datasets` knows, a Parquet or Arrow
+            file, or a dataset's id on the Hub.
+        split (`str`, *optional*): default all, by name. What was saved without splits has the one that is asked for.
+        streaming (`bool`): see `datasets.load_dataset`; what was saved to disk is there and is not streamed.
 
     Raises:
+        ValueError: a saved data set has no such split.
         Whatever `datasets` raises for what it cannot load.
     """
     import datasets  # only corpora need it
 
     folder = as_path(place)
+    if is_saved(folder):
+        saved = datasets.load_from_disk(folder)
+        if split is None or isinstance(saved, datasets.Dataset):
+            return saved
+        if split not in saved:
+            raise ValueError(f"{place} has no split {split!r}, only {', '.join(saved)}.")
+        return saved[split]
+    if folder.is_file():
+        files = {split or "train": str(folder)}
+        return datasets.load_dataset(folder.suffix[1:], data_files=files, split=split, streaming=streaming)
     if not folder.is_dir():
         return datasets.load_dataset(str(place), split=split, streaming=streaming)
     files = datasets.load_dataset_builder(str(folder)).config.data_files
     return datasets.load_dataset(str(folder), data_files=files, split=split, streaming=streaming)
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether `save_to_disk` wrote it, with splits or without."""
+    return any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
 
 
 def undecoded(data: Any, columns: list[str]) -> Any:

@@ -32,7 +32,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from modeling_unirain.corpora import read_stored, undecoded
+from modeling_unirain.corpora import is_saved, load_corpus, read_stored, undecoded
 from modeling_unirain.distillation.records import ImageLocation, RainPair, Reference
 from modeling_unirain.distillation.shards import Process, at_work, stage_key, wait_for
 from modeling_unirain.files import as_text, folders_below, write_json, written
@@ -380,18 +380,13 @@ class Fetcher:
 
 
 def _needs_datasets(folder: Path) -> bool:
-    markers = ("dataset_dict.json", "state.json", "metadata.jsonl", "metadata.csv")
-    return any((folder / marker).is_file() for marker in markers) or any(folder.glob("*.tar"))
+    has_metadata = any((folder / name).is_file() for name in ("metadata.jsonl", "metadata.csv"))
+    return is_saved(folder) or has_metadata or any(folder.glob("*.tar"))
 
 
 def _open_folder(folder: Path) -> Iterator[dict]:
-    from datasets import DatasetDict, load_dataset, load_from_disk
-
-    if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
-        data = load_from_disk(str(folder))
-    else:
-        data = load_dataset(str(folder), streaming=True)
-    for split in data.values() if isinstance(data, DatasetDict | dict) else [data]:
+    data = load_corpus(folder, streaming=True)
+    for split in data.values() if isinstance(data, dict) else [data]:
         yield from _rows(split)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from huggingface_hub import HfApi, constants
 
-from ..corpora import load_corpus
+from ..corpora import is_saved, load_corpus
 from ..files import as_path, as_text, folders_below
 from ..images import pictures_below, pictures_by_stem, read_rgb, rgb_of
 from ..types import RainType
@@ -174,8 +174,7 @@ def _check_equal_sizes(rainy: np.ndarray, clean: np.ndarray, rainy_name: str, cl
 def _is_corpus(root: Path) -> bool:
     if root.is_file():
         return root.suffix in CORPUS_SUFFIXES
-    saved = any((root / name).is_file() for name in ("dataset_dict.json", "dataset_info.json"))
-    return saved or any(root.rglob("*.parquet"))
+    return is_saved(root) or any(root.rglob("*.parquet"))
 
 
 def _corpus_pairs(data: str, split: str | None) -> list[EvaluationPair]:
@@ -185,7 +184,7 @@ def _corpus_pairs(data: str, split: str | None) -> list[EvaluationPair]:
         raise ValueError(
             f"{data} is not a folder of pictures; reading it as a corpus needs `datasets`: pip install 'unirain[train]'."
         ) from error
-    splits = _load_splits(data, datasets)
+    splits = _load_splits(data)
     if split is None:
         split = next((name for name in DEFAULT_SPLITS if name in splits), None) or (
             next(iter(splits)) if len(splits) == 1 else None
@@ -215,21 +214,15 @@ def _corpus_pairs(data: str, split: str | None) -> list[EvaluationPair]:
     ]
 
 
-def _load_splits(data: str, datasets) -> dict:
+def _load_splits(data: str) -> dict:
     """Split name -> rows, of whatever `datasets` can load."""
     root = as_path(data)
     try:
         if not root.exists() and not constants.HF_HUB_OFFLINE:
-            HfApi().dataset_info(
-                data, timeout=HUB_TIMEOUT
-            )  # load_dataset retries a Hub out of reach for half a minute
-        if (root / "dataset_dict.json").is_file():
-            return dict(datasets.load_from_disk(root))
-        if (root / "dataset_info.json").is_file() and (root / "state.json").is_file():
-            return {"all": datasets.load_from_disk(root)}
-        if root.is_file():
-            return dict(datasets.load_dataset(root.suffix[1:], data_files=str(root)))
-        return dict(load_corpus(root if root.exists() else data))
+            # load_dataset retries a Hub out of reach for half a minute
+            HfApi().dataset_info(data, timeout=HUB_TIMEOUT)
+        corpus = load_corpus(data)
+        return dict(corpus) if isinstance(corpus, dict) else {"all": corpus}
     except Exception as error:  # of datasets, pyarrow, huggingface_hub or its HTTP library
         reason = " ".join(str(error).split())
         if root.exists():

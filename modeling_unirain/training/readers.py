@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ..corpora import load_corpus, undecoded
-from ..files import as_path, folders_below
+from ..files import folders_below
 from ..images import EXTENSIONS, pictures_below, pictures_by_stem
 from ..rain import MIN_SIDE, apply_grade, draw_grade, render_rain
 from ..types import RainType
@@ -438,23 +438,8 @@ def _open_corpus(source: CorpusSource):
     import datasets  # only corpora need it
 
     label = f"{source.path} ({source.split})"
-    path = as_path(source.path)
     try:
-        if (path / "dataset_dict.json").is_file():
-            corpus = datasets.load_from_disk(path)
-            if source.split not in corpus:
-                raise DataError(f"{source.path} has no split {source.split!r}, only {', '.join(corpus)}.")
-            corpus = corpus[source.split]
-        elif (path / "state.json").is_file():
-            corpus = datasets.load_from_disk(path)
-        elif path.is_file():
-            corpus = datasets.load_dataset(
-                "parquet", data_files={source.split: str(path)}, split=source.split, streaming=source.streaming
-            )
-        else:
-            corpus = load_corpus(source.path, source.split, source.streaming)
-    except DataError:
-        raise
+        corpus = load_corpus(source.path, source.split, source.streaming)
     except Exception as error:  # the library's own sentence names the file or the split
         raise DataError(f"The corpus {label} cannot be opened: {str(error).splitlines()[0]}") from error
     if source.streaming and isinstance(corpus, datasets.Dataset):
