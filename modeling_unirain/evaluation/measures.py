@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..metrics import psnr, rgb_to_y, ssim
+from ..metrics import measure_pair
 from ..niqe import PATCH_SIZE, niqe
 
 
@@ -22,8 +22,6 @@ TITLES = {
 """Every metric that a report may hold, in its order, with the name it is printed under."""
 DECIMALS = {"psnr_rgb": 2, "ssim_rgb": 4, "psnr_y": 2, "ssim_y": 4, "lpips": 4, "niqe": 2}
 LOWER_IS_BETTER = {"lpips", "niqe"}
-IDENTICAL_PSNR = 100.0
-"""Stands for the infinite PSNR of two equal pictures, which would make a mean say nothing."""
 
 Perceptual = Callable[[Tensor, Tensor], Tensor]
 
@@ -45,13 +43,7 @@ def measure(picture: np.ndarray, clean: np.ndarray | None, perceptual: Perceptua
         large_enough = min(picture.shape[:2]) >= PATCH_SIZE
         return {"niqe": niqe(image).item() if large_enough else math.nan}
     target = _as_tensor(clean)
-    image_y, target_y = rgb_to_y(image), rgb_to_y(target)
-    figures = {
-        "psnr_rgb": min(psnr(image, target).item(), IDENTICAL_PSNR),
-        "ssim_rgb": ssim(image, target).item(),
-        "psnr_y": min(psnr(image_y, target_y).item(), IDENTICAL_PSNR),
-        "ssim_y": ssim(image_y, target_y).item(),
-    }
+    figures = measure_pair(image, target)
     if perceptual is not None:
         figures["lpips"] = perceptual(image, target).item()
     return figures

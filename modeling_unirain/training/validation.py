@@ -13,12 +13,8 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from modeling_unirain.metrics import psnr, quantize, ssim
+from modeling_unirain.metrics import IDENTICAL_PSNR, psnr, quantize, ssim
 from modeling_unirain.sheets import comparison_sheet
-
-
-MAX_PSNR = 100.0
-"""Stands for the infinite PSNR of two equal images, which would spoil every mean."""
 
 
 @dataclass
@@ -115,9 +111,9 @@ def validate(
         output, target, source = quantize(derained), quantize(clean), quantize(rainy)
         figures = [
             (derained - clean).abs().mean(),
-            psnr(output, target).clamp(max=MAX_PSNR),
+            psnr(output, target).clamp(max=IDENTICAL_PSNR),
             ssim(output, target),
-            psnr(source, target).clamp(max=MAX_PSNR),
+            psnr(source, target).clamp(max=IDENTICAL_PSNR),
             ssim(source, target),
         ]
         rows.append((index, name, [float(figure) for figure in figures]))

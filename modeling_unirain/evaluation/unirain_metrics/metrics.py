@@ -11,7 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-__all__ = ["compare_pictures", "psnr", "quantize", "rgb_to_y", "ssim"]
+__all__ = ["FIGURES", "IDENTICAL_PSNR", "compare_pictures", "measure_pair", "psnr", "quantize", "rgb_to_y", "ssim"]
+
+FIGURES = ("psnr_rgb", "ssim_rgb", "psnr_y", "ssim_y")
+"""What `measure_pair` gives."""
+IDENTICAL_PSNR = 100.0
+"""Stands for the infinite PSNR of two equal pictures, which would make a mean say nothing."""
 
 # MATLAB's rgb2ycbcr (BT.601, limited range), which deraining papers use for their Y figures: 16 + 65.481 R + ...
 Y_WEIGHTS = (65.481 / 255, 128.553 / 255, 24.966 / 255)
@@ -89,6 +94,18 @@ def ssim(prediction: Tensor, target: Tensor) -> Tensor:
         for channel in range(prediction.shape[1])
     ]
     return torch.stack(values).unflatten(0, prediction.shape[:2]).mean(dim=1)
+
+
+def measure_pair(prediction: Tensor, target: Tensor) -> dict[str, float]:
+    """The four `FIGURES` that deraining papers report, of one RGB picture (1, 3, height, width); PSNR up to `IDENTICAL_PSNR`."""
+    prediction_y, target_y = rgb_to_y(prediction), rgb_to_y(target)
+    values = (
+        psnr(prediction, target).clamp(max=IDENTICAL_PSNR),
+        ssim(prediction, target),
+        psnr(prediction_y, target_y).clamp(max=IDENTICAL_PSNR),
+        ssim(prediction_y, target_y),
+    )
+    return {name: value.item() for name, value in zip(FIGURES, values, strict=True)}
 
 
 def compare_pictures(prediction: np.ndarray, target: np.ndarray) -> tuple[float, float]:

@@ -13,7 +13,7 @@ import evaluate
 import numpy as np
 import torch
 
-from .metrics import psnr, quantize, rgb_to_y, ssim
+from .metrics import FIGURES, measure_pair, quantize
 
 
 _DESCRIPTION = """
@@ -38,8 +38,6 @@ _CITATION = """
   note = {arXiv:2603.03967}
 }
 """
-FIGURES = ("psnr_rgb", "ssim_rgb", "psnr_y", "ssim_y")
-IDENTICAL_PSNR = 100.0
 
 
 @evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _INPUTS)
@@ -56,7 +54,7 @@ class UniRainMetrics(evaluate.Metric):
 
     def add(self, *, prediction=None, reference=None):
         """Measure one picture."""
-        super().add(**_measure(prediction, reference))
+        super().add(**measure_pair(_as_tensor(prediction), _as_tensor(reference)))
 
     def add_batch(self, *, predictions=None, references=None):
         """Measure several pictures, which may differ in size."""
@@ -73,13 +71,6 @@ class UniRainMetrics(evaluate.Metric):
 
     def _compute(self, **figures):
         return {name: float(np.mean(values)) for name, values in figures.items()}
-
-
-def _measure(prediction, reference) -> dict[str, float]:
-    image, target = _as_tensor(prediction), _as_tensor(reference)
-    image_y, target_y = rgb_to_y(image), rgb_to_y(target)
-    values = (psnr(image, target), ssim(image, target), psnr(image_y, target_y), ssim(image_y, target_y))
-    return {name: min(value.item(), IDENTICAL_PSNR) for name, value in zip(FIGURES, values, strict=True)}
 
 
 def _as_tensor(picture) -> torch.Tensor:
