@@ -1,5 +1,6 @@
 """`load_derainer`: the few lines that people want to write."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -42,6 +43,13 @@ class Derainer:
     @property
     def device(self) -> torch.device:
         return self.pipeline.device
+
+    def weights_digest(self) -> str:
+        """SHA-256 of the weights: a checkpoint's name does not tell whether it was trained on."""
+        digest = hashlib.sha256()
+        for name, values in sorted(self.model.state_dict().items()):
+            digest.update(name.encode() + values.float().cpu().numpy().tobytes())
+        return digest.hexdigest()
 
     def __call__(self, images, **options) -> Image.Image | list[Image.Image]:
         """

@@ -36,7 +36,7 @@ IGNORED_FOLDERS = {".git", ".cache", ".gradio", "__pycache__"}
 # that was renamed), so an upload replaces them. Whatever else is in the repository stays.
 REPLACED_PATTERNS = ["*.parquet", "*.safetensors", "*.safetensors.index.json", "*.py"]
 # The demo trains, distils and measures nothing: these parts of the package stay at home, with the packages they need.
-NOT_IN_SPACE = ("training", "distillation", "evaluation", "cli.py", "hub.py", "publishing.py")
+NOT_IN_SPACE = ("training", "distillation", "evaluation", "batch.py", "cli.py", "hub.py", "publishing.py")
 
 
 class RepoKind(StrEnum):

@@ -22,6 +22,7 @@ from PIL import Image, ImageCms
 from typer.testing import CliRunner
 
 from modeling_unirain import cli, load_derainer
+from modeling_unirain.batch import RUN_RECORD
 from modeling_unirain.images import open_image
 
 
@@ -77,7 +78,7 @@ def test_folder_keeps_its_tree_its_formats_and_its_depths(unirain, tmp_path):
     (rainy / "notes.txt").write_text("not a picture")
     picture(rainy / ".hidden" / "f.png")
     unirain(rainy, "-o", tmp_path / "out")
-    assert tree(tmp_path / "out") == {*names, "sixteen.tif", cli.RUN_RECORD}
+    assert tree(tmp_path / "out") == {*names, "sixteen.tif", RUN_RECORD}
     for name in [*names, "sixteen.tif"]:
         before, after = open_image(rainy / name), open_image(tmp_path / "out" / name)
         assert (after.size, after.format, after.pixels.dtype) == (before.size, before.format, before.pixels.dtype)
@@ -89,7 +90,7 @@ def test_linked_folders_are_searched_too(unirain, tmp_path):
     (tmp_path / "in" / "more").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere" / "circle").symlink_to(tmp_path / "in" / "more")
     unirain(tmp_path / "in", "--output", tmp_path / "out")
-    assert tree(tmp_path / "out") - {cli.RUN_RECORD} == {"a.png", "more/b.png"}
+    assert tree(tmp_path / "out") - {RUN_RECORD} == {"a.png", "more/b.png"}
 
 
 def test_a_run_given_as_a_glob_goes_on_though_its_results_match(unirain, tmp_path):
@@ -126,16 +127,16 @@ def test_globs_files_and_folders_together(unirain, tmp_path):
     picture(tmp_path / "in" / "sub" / "b.png")
     picture(tmp_path / "c.png")
     unirain(tmp_path / "in" / "a*.png", tmp_path / "c.png", tmp_path / "in" / "sub", "-o", tmp_path / "out")
-    assert tree(tmp_path / "out") == {"a1.png", "a2.png", "b.png", "c.png", cli.RUN_RECORD}
+    assert tree(tmp_path / "out") == {"a1.png", "a2.png", "b.png", "c.png", RUN_RECORD}
     unirain(tmp_path / "in" / "**" / "b.png", "-o", tmp_path / "all")
-    assert tree(tmp_path / "all") == {"b.png", cli.RUN_RECORD}
+    assert tree(tmp_path / "all") == {"b.png", RUN_RECORD}
 
 
 def test_output_below_the_input_is_not_taken_as_input(unirain, tmp_path):
     picture(tmp_path / "a.png")
     for _ in range(2):
         unirain(tmp_path, "-o", tmp_path / "out")
-    assert tree(tmp_path) == {"a.png", "out/a.png", f"out/{cli.RUN_RECORD}"}
+    assert tree(tmp_path) == {"a.png", "out/a.png", f"out/{RUN_RECORD}"}
 
 
 def test_output_that_a_link_in_the_input_leads_to_is_not_taken_as_input(unirain, tmp_path):
@@ -144,13 +145,13 @@ def test_output_that_a_link_in_the_input_leads_to_is_not_taken_as_input(unirain,
     (tmp_path / "in" / "out").symlink_to(tmp_path / "big")
     for expected in ("Derained 1 of 1", "Skipped 1 finished"):
         assert expected in unirain(tmp_path / "in", "--output", tmp_path / "in" / "out")
-    assert tree(tmp_path / "big") == {"a.png", cli.RUN_RECORD}
+    assert tree(tmp_path / "big") == {"a.png", RUN_RECORD}
 
 
 def test_output_may_be_a_folder_above_the_input(unirain, tmp_path):
     picture(tmp_path / "photos" / "a.png")
     unirain(tmp_path / "photos", "-o", tmp_path)
-    assert tree(tmp_path) == {"photos/a.png", "a.png", cli.RUN_RECORD}
+    assert tree(tmp_path) == {"photos/a.png", "a.png", RUN_RECORD}
 
 
 def test_another_format_is_written_when_asked(unirain, tmp_path):
@@ -166,7 +167,7 @@ def test_compare_writes_a_sheet_beside_each_result(unirain, tmp_path):
         picture(tmp_path / "in" / name, 40, 60)
     unirain(tmp_path / "in", "-o", tmp_path / "out", "--compare")
     sheets = {"a.png-compare.jpg", "a.jpg-compare.jpg"}
-    assert tree(tmp_path / "out") == {"a.png", "a.jpg", *sheets, cli.RUN_RECORD}
+    assert tree(tmp_path / "out") == {"a.png", "a.jpg", *sheets, RUN_RECORD}
     for name in sheets:
         with Image.open(tmp_path / "out" / name) as sheet:
             assert sheet.width > 2 * 60 and sheet.height > 40
@@ -382,7 +383,7 @@ def test_pictures_of_another_checkpoint_are_not_taken_as_finished(unirain, other
     again = ["-o", tmp_path / "out"]
     one_sentence(unirain(tmp_path / "in", *again, checkpoint=other_checkpoint, code=1), "another checkpoint")
     unirain(tmp_path / "in", *again, "--overwrite", checkpoint=other_checkpoint)
-    assert json.loads((tmp_path / "out" / cli.RUN_RECORD).read_text())["checkpoint"] == str(other_checkpoint)
+    assert json.loads((tmp_path / "out" / RUN_RECORD).read_text())["checkpoint"] == str(other_checkpoint)
 
 
 def test_pictures_of_one_way_are_not_taken_as_finished_the_other(unirain, tmp_path):
@@ -422,7 +423,7 @@ def test_sheet_is_checked_like_a_result(unirain, tmp_path):
     own = own.rename(tmp_path / "out" / "a.png-compare.jpg")
     said = unirain(source, "-o", tmp_path / "out", "--compare", code=1)
     assert f"Failed: {own} is not the result of {source}" in said
-    assert own.read_text() == "mine" and tree(tmp_path / "out") == {own.name, cli.RUN_RECORD}
+    assert own.read_text() == "mine" and tree(tmp_path / "out") == {own.name, RUN_RECORD}
     picture(tmp_path / "in" / "a.png-compare.jpg")
     said = unirain(tmp_path / "in", "-o", tmp_path / "new", "--compare", code=1)
     one_sentence(said, "would both be written to", tmp_path / "new" / "a.png-compare.jpg")
@@ -437,7 +438,7 @@ def test_file_from_before_the_first_run_is_not_taken_as_finished(unirain, tmp_pa
 
 
 def test_damaged_record_is_one_sentence(unirain, tmp_path):
-    source, record = picture(tmp_path / "a.png"), tmp_path / "out" / cli.RUN_RECORD
+    source, record = picture(tmp_path / "a.png"), tmp_path / "out" / RUN_RECORD
     record.parent.mkdir()
     for text in ("{", "[]", "{}", "\xff"):
         record.write_text(text, encoding="latin-1")
@@ -501,7 +502,7 @@ def test_killed_folder_run_goes_on_where_it_was(unirain, tiny_checkpoint, tmp_pa
     output = unirain(tmp_path / "in", "-o", tmp_path / "out")
     assert f"Skipped {len(finished)} finished" in output and f"Derained {MANY - len(finished)} of" in output
     assert all(path.stat().st_mtime_ns == written for path, written in finished.items())
-    assert tree(tmp_path / "out") == {*(f"{number}.png" for number in range(MANY)), cli.RUN_RECORD}
+    assert tree(tmp_path / "out") == {*(f"{number}.png" for number in range(MANY)), RUN_RECORD}
     unirain(tmp_path / "in" / "[01].png", "-o", tmp_path / "undisturbed")
     for number in range(2):
         a, b = (digest(tmp_path / folder / f"{number}.png") for folder in ("out", "undisturbed"))
@@ -567,7 +568,7 @@ def test_bad_files_do_not_stop_the_others(unirain, tmp_path):
         assert "Derained 2 of 5. 3 failed." in output
         for name in ("empty.png", "text.jpg", "cut.png"):
             assert len([line for line in output.splitlines() if line.startswith("Failed: ") and name in line]) == 1
-        assert tree(out) == {"a.png", "z.png", cli.RUN_RECORD}
+        assert tree(out) == {"a.png", "z.png", RUN_RECORD}
 
 
 def test_names_that_are_no_text_do_not_stop_the_others(tiny_checkpoint, tmp_path):
@@ -679,7 +680,7 @@ def test_full_disk_stops_the_run_with_one_sentence(unirain, tmp_path):
             picture(tmp_path / "in" / f"{number}.png", 150, 150, seed=number)
         output = unirain(tmp_path / "in", "-o", disk / "out", code=1)
         assert len(re.findall("No space left on device", output)) == 1
-        done = [path for path in (disk / "out").iterdir() if path.name != cli.RUN_RECORD]
+        done = [path for path in (disk / "out").iterdir() if path.name != RUN_RECORD]
         assert 1 <= len(done) < 4
         for path in done:
             open_image(path)

@@ -353,7 +353,7 @@ def test_a_space_carries_the_package_and_needs_no_release_of_it(hub, tmp_path):
     for path in ("app.py", "README.md", "requirements.txt", "modeling_unirain/pipeline_unirain.py"):
         assert path in planned.files, path
     assert any(path.startswith("examples/") for path in planned.files)
-    left_out = ("training/", "distillation/", "evaluation/", "cli.py", "__pycache__")
+    left_out = ("training/", "distillation/", "evaluation/", "batch.py", "cli.py", "__pycache__")
     assert not any(part in path for path in planned.files for part in left_out)
     publish("space", ROOT / "space", "me/demo")
     assert set(hub.files("me/demo", "space")) - {".gitattributes"} == set(planned.files)
