@@ -17,8 +17,9 @@ from modeling_unirain.pipeline_unirain import is_out_of_memory
 try:
     from modeling_unirain.training.arguments import Arguments, parse_arguments
     from modeling_unirain.training.data import DataConfig, RainDataset, ValidationConfig, ValidationSet
-    from modeling_unirain.training.loop import Outcome, Trainer, build_accelerator, build_model, find_checkpoint
+    from modeling_unirain.training.loop import Outcome, Trainer
     from modeling_unirain.training.pictures import SampleError
+    from modeling_unirain.training.start import build_accelerator, build_model, find_checkpoint
 except ModuleNotFoundError as error:
     sys.exit(f"train_unirain.py: training needs the package {error.name}: pip install -e '.[train]'")
 

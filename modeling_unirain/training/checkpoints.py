@@ -10,6 +10,8 @@ from modeling_unirain.files import replace_folder, write_json
 
 PREFIX = "checkpoint-"
 BEST_FILE = "best.json"
+AVERAGE_FOLDER = "ema"
+"""The averaged weights inside a checkpoint: a model folder, usable as it is while the run goes on."""
 
 
 class Checkpoints:

@@ -13,59 +13,48 @@ Unusual here:
 import json
 import logging
 import math
-import os
 import shutil
-import signal
 import sys
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.utils import ProjectConfiguration, broadcast_object_list, gather_object, send_to_device, set_seed
-from huggingface_hub.errors import StrictDataclassError
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, gather_object, send_to_device
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers import get_cosine_with_min_lr_schedule_with_warmup
 
-from modeling_unirain.configuration_unirain import UniRainConfig
 from modeling_unirain.files import write_json
 from modeling_unirain.hub import results_table, save_model
-from modeling_unirain.loading import load_model
 from modeling_unirain.modeling_unirain import UniRainForImageDeraining, load_balancing_loss
 
-from .arguments import Arguments, ModelArguments, TrainingArguments
+from .arguments import Arguments, TrainingArguments
 from .averaging import AveragedWeights
-from .checkpoints import Checkpoints
+from .batches import BatchNumbers, NumberedSamples
+from .checkpoints import AVERAGE_FOLDER, Checkpoints
 from .data import DataError, RainDataset
 from .losses import sample_losses
 from .objective import MultiObjectiveReweighting, ObjectiveOutput
 from .pictures import SampleError
 from .routers import spread_routers
-from .run_log import RunLog, check_trackers
+from .run_log import RunLog
+from .stopping import catch_signals, leave_signals_to_the_main_process
 from .validation import ValidationInterrupted, ValidationResult, validate
 
 
 logger = logging.getLogger(__name__)
 
-AVERAGE_FOLDER = "ema"
-"""The averaged weights inside a checkpoint: a model folder, usable as it is while the run goes on."""
-
-ARCHITECTURE = tuple(name for name in UniRainConfig.__annotations__ if name != "model_type")
-"""The fields of the config that make the network, without what every transformers config has besides."""
-
 ARGUMENTS_FILE = "arguments.json"
-WORKER_GRACE = 120
-"""Seconds after SIGTERM in which a data worker still hands out what it is asked for: longer than the data of a step take."""
 ROUTED_SAMPLES = 128
 """Training samples over which the routers are spread at the start."""
 
@@ -117,121 +106,16 @@ class Outcome:
     """Averaged weights of the best checkpoint."""
 
 
-def build_accelerator(arguments: TrainingArguments) -> Accelerator:
-    """Device, processes, precision and trackers; what the package logs is shown by the main process only.
-
-    Raises:
-        ValueError: a tracker's package is missing.
-    """
-    check_trackers(arguments.report_to)
-    accelerator = Accelerator(
-        # Without being told, Accelerate ignores torchrun where there is no GPU: every process would train alone.
-        cpu=arguments.cpu or not torch.accelerator.is_available(),
-        mixed_precision=arguments.mixed_precision,
-        log_with=arguments.report_to or None,
-        project_config=ProjectConfiguration(logging_dir=arguments.output_dir / "tensorboard"),
-        # An expert that no image of the batch chose has no gradient.
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
-    )
-    if not accelerator.is_main_process:
-        logging.getLogger("modeling_unirain").setLevel(logging.ERROR)
-    return accelerator
-
-
-def build_model(arguments: ModelArguments, overrides: dict[str, Any], seed: int) -> UniRainForImageDeraining:
-    """A new network, or one with the weights of `init_from`.
-
-    Raises:
-        OSError, ValueError: unknown size or override, or weights that are not there, not whole or of another config.
-    """
-    set_seed(seed)
-    unknown = sorted(set(overrides) - set(ARCHITECTURE))
-    if unknown:
-        raise ValueError(f"`model_overrides` has the unknown field '{unknown[0]}'.")
-    try:
-        config = UniRainConfig.from_name(arguments.model, **overrides)
-    except StrictDataclassError as error:
-        raise ValueError(f"`model_overrides` cannot be: {' '.join(str(error).split())}") from error
-    if arguments.init_from is None:
-        model = UniRainForImageDeraining(config)
-        # Not in the paper: the last layer starts at zero, so that the untrained network returns its input.
-        nn.init.zeros_(model.output_projection.weight)
-        nn.init.zeros_(model.output_projection.bias)
-        return model
-    check_same_config(config, UniRainConfig.from_pretrained(arguments.init_from), f"--init_from {arguments.init_from}")
-    return load_model(arguments.init_from)
-
-
-def check_same_config(config: UniRainConfig, other: UniRainConfig, name: str) -> None:
-    """Raises `ValueError`, naming the first field, if the configs build different networks."""
-    ours, theirs = _architecture(config), _architecture(other)
-    different = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
-    if different:
-        key = different[0]
-        raise ValueError(f"{name} has another config: `{key}` is {theirs.get(key)} there and {ours.get(key)} here.")
-
-
-def _architecture(config: UniRainConfig) -> dict[str, Any]:
-    values = {name: getattr(config, name) for name in ARCHITECTURE}
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
-
-
-def find_checkpoint(arguments: Arguments, num_processes: int, config: UniRainConfig) -> Path | None:
-    """The checkpoint to go on from, `None` to start anew; with every check that needs no data, so that it can be first.
-
-    Raises:
-        ValueError: the output folder, the checkpoint, a batch or a patch size cannot be.
-    """
-    options = arguments.training
-    for phase in arguments.phases:
-        if phase.batch_size % num_processes:
-            raise ValueError(
-                f"A batch of {phase.batch_size} images cannot be split evenly over {num_processes} processes: choose a "
-                "multiple as batch_size."
-            )
-        if phase.patch_size % config.size_divisor:
-            raise ValueError(
-                f"A patch size of {phase.patch_size} is no multiple of {config.size_divisor}, which the model "
-                f"{arguments.model.model} needs."
-            )
-    there = next(place for place in (options.output_dir, *options.output_dir.absolute().parents) if place.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        raise ValueError(f"--output_dir {options.output_dir} cannot be written to: {there} does not allow it.")
-    checkpoints = Checkpoints(options.output_dir, options.save_total_limit)
-    if options.resume_from is None:
-        if checkpoints.list():
-            raise ValueError(
-                f"{options.output_dir} already holds checkpoints: go on with --resume_from last, or choose another "
-                "--output_dir."
-            )
-        return None
-    checkpoint = checkpoints.find(options.resume_from)
-    if checkpoint is not None:
-        elsewhere = checkpoint.absolute().parent.resolve() != options.output_dir.resolve()
-        if elsewhere and checkpoints.list():
-            raise ValueError(
-                f"{checkpoint} is not in {options.output_dir}, which already holds checkpoints that going on would "
-                "replace: choose another --output_dir."
-            )
-        folder = checkpoint / AVERAGE_FOLDER
-        if not (folder / "config.json").is_file():
-            raise ValueError(
-                f"{checkpoint} is not a checkpoint of a training run: it has no {AVERAGE_FOLDER}/config.json."
-            )
-        check_same_config(config, UniRainConfig.from_pretrained(folder), f"The checkpoint {checkpoint}")
-    return checkpoint
-
-
 class Trainer:
     """Trains a network; `train` is the whole of it.
 
     Args:
         arguments ([`Arguments`]): the run.
-        accelerator (`Accelerator`): from `build_accelerator`.
-        model ([`UniRainForImageDeraining`]): from `build_model`.
+        accelerator (`Accelerator`): from `start.build_accelerator`.
+        model ([`UniRainForImageDeraining`]): from `start.build_model`.
         training_set ([`RainDataset`]): its patch size is set phase by phase.
         validation_set (sequence of samples): see `validate`.
-        checkpoint (`Path`, *optional*): from `find_checkpoint`.
+        checkpoint (`Path`, *optional*): from `start.find_checkpoint`.
     """
 
     def __init__(
@@ -414,7 +298,7 @@ class Trainer:
                 self.progress.samples, batch_size, accelerator.process_index, accelerator.num_processes
             ),
             num_workers=workers,
-            worker_init_fn=_leave_signals_to_the_main_process,
+            worker_init_fn=leave_signals_to_the_main_process,
             pin_memory=accelerator.device.type == "cuda",
         )
 
@@ -621,33 +505,6 @@ class Orders:
     fail: bool
 
 
-class NumberedSamples(Dataset):
-    """A training set whose samples are numbered through all epochs, so that no worker has to be told of a new epoch."""
-
-    def __init__(self, samples: RainDataset):
-        self.samples = samples
-
-    def __getitem__(self, number: int) -> dict[str, Any]:
-        epoch, index = divmod(number, len(self.samples))
-        self.samples.set_epoch(epoch)
-        return self.samples[index]
-
-
-class BatchNumbers:
-    """The numbers of one process's part of every batch from `start` on, without end."""
-
-    def __init__(self, start: int, batch_size: int, process_index: int, num_processes: int):
-        self.start, self.batch_size = start, batch_size
-        self.share = batch_size // num_processes
-        self.offset = process_index * self.share
-
-    def __iter__(self) -> Iterator[list[int]]:
-        first = self.start + self.offset
-        while True:
-            yield list(range(first, first + self.share))
-            first += self.batch_size
-
-
 def build_optimizer(model: nn.Module, options: TrainingArguments) -> torch.optim.AdamW:
     """AdamW; biases, norms and scales (vectors) are not decayed."""
     matrices = [p for p in model.parameters() if p.ndim > 1]
@@ -674,45 +531,6 @@ def summary(window: list[dict[str, float]]) -> dict[str, float]:
         "steps_per_second": len(window) / seconds,
         "waiting_share": sum(row["waited"] for row in window) / seconds,
     }
-
-
-@contextmanager
-def catch_signals(received: list[int], num_processes: int) -> Iterator[None]:
-    """Collects SIGTERM and SIGINT in `received` instead of dying of them; the loop looks after every step.
-
-    A second Ctrl-C interrupts at once, but not under a launcher, which forwards the first one again.
-    """
-
-    def note(number: int, frame) -> None:
-        if number == signal.SIGINT and received and num_processes == 1:
-            raise KeyboardInterrupt
-        if not received:
-            logger.info(f"{signal.Signals(number).name} received: finishing the step, saving, then exiting.")
-        received.append(number)
-
-    previous = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-def _leave_signals_to_the_main_process(worker: int, grace: int = WORKER_GRACE) -> None:
-    """Ctrl-C, torchrun's SIGTERM and SLURM's reach the whole group: the loop decides, and workers end with their loader.
-
-    A worker that is still there `grace` seconds after SIGTERM is one that nobody ends: Python terminates its children before it exits
-    and would wait for ever. It leaves with 0, which torch does not take for a failure.
-    """
-
-    def leave_later(number: int, frame) -> None:
-        if not signal.getitimer(signal.ITIMER_REAL)[0]:
-            signal.alarm(grace)
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "SIGALRM"):  # not on Windows, where no launcher passes SIGTERM on
-        signal.signal(signal.SIGALRM, lambda number, frame: os._exit(0))
-        signal.signal(signal.SIGTERM, leave_later)
 
 
 def _seed_of(*numbers: int) -> int:

@@ -21,12 +21,13 @@ from training_runs import logged, losses, tiny_arguments, write_pairs, write_rec
 
 from modeling_unirain.configuration_unirain import UniRainConfig
 from modeling_unirain.modeling_unirain import UniRainForImageDeraining
-from modeling_unirain.training import loop
 from modeling_unirain.training.arguments import parse_arguments
 from modeling_unirain.training.averaging import AveragedWeights
+from modeling_unirain.training.batches import BatchNumbers
 from modeling_unirain.training.checkpoints import Checkpoints
-from modeling_unirain.training.loop import ROUTED_SAMPLES, BatchNumbers, NonFiniteError
+from modeling_unirain.training.loop import ROUTED_SAMPLES, NonFiniteError, Trainer
 from modeling_unirain.training.run_log import read_records
+from modeling_unirain.training.stopping import leave_signals_to_the_main_process
 from train_unirain import main
 
 
@@ -454,7 +455,7 @@ def test_routers_are_spread_whatever_the_length_of_an_epoch(tmp_path):
 
 
 def test_a_worker_that_lost_its_loop_ends_after_sigterm():
-    start = partial(loop._leave_signals_to_the_main_process, grace=1)
+    start = partial(leave_signals_to_the_main_process, grace=1)
     stream = iter(DataLoader(range(9), batch_size=None, num_workers=1, worker_init_fn=start))
     assert next(stream) == 0
     (worker,) = multiprocessing.active_children()
@@ -477,7 +478,7 @@ class Interrupting(Dataset):
 def test_workers_end_whatever_the_error_though_it_is_held():
     stream = iter(DataLoader(Interrupting(), num_workers=1))
     with pytest.raises(KeyError) as held:
-        loop.Trainer._next(stream)
+        Trainer._next(stream)
     assert multiprocessing.active_children()
     del stream
     assert not multiprocessing.active_children(), held.value
