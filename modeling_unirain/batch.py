@@ -17,16 +17,8 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from .derainer import Derainer
-from .images import (
-    EXTENSIONS,
-    ImageError,
-    Picture,
-    format_of,
-    open_image,
-    pictures_below,
-    save_image,
-    write_atomically,
-)
+from .files import write_atomically
+from .images import EXTENSIONS, ImageError, Picture, format_of, open_image, pictures_below, save_image
 from .sheets import comparison_sheet
 
 

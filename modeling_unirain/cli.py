@@ -16,15 +16,7 @@ from typer.core import TyperGroup
 from . import evaluation
 from .batch import Run, check_inputs_are_kept, claim, plan
 from .derainer import load_derainer
-from .images import (
-    MAX_PIXELS,
-    ImageError,
-    Picture,
-    format_of,
-    open_image,
-    pictures_below,
-    save_image,
-)
+from .images import MAX_PIXELS, ImageError, Picture, format_of, open_image, pictures_below, save_image
 from .pipeline_unirain import is_out_of_memory
 from .publishing import RepoKind, publish
 from .rain import MIN_SIDE, render_rain

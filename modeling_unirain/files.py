@@ -22,6 +22,13 @@ LONGEST_NAME = 240
 """Bytes of a file's name that leave room for what a temporary name adds; file systems allow 255."""
 
 
+class WriteError(OSError):
+    """A file that could not be written; the message is one sentence that names it, without the number in front."""
+
+    def __str__(self) -> str:
+        return self.strerror
+
+
 @contextlib.contextmanager
 def written(path: Path) -> Iterator[Path]:
     """A temporary name beside `path` to write to, renamed to `path` at the end of the block; after an error nothing is left.
@@ -40,6 +47,15 @@ def written(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file, complete or absent whatever happens (`written`), with one sentence where that fails."""
+    try:
+        with written(path) as temporary:
+            temporary.write_bytes(data)
+    except OSError as error:
+        raise WriteError(error.errno, f"{path} could not be written: {error.strerror}.") from error
 
 
 def folders_below(root: Path, leave_out: Path | None = None) -> Iterator[Path]:

@@ -34,7 +34,7 @@ import numpy as np
 import tifffile
 from PIL import ExifTags, Image, ImageCms, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
-from .files import folders_below, written
+from .files import folders_below, write_atomically
 
 
 logger = logging.getLogger(__name__)
@@ -83,13 +83,6 @@ _pillow_limits = threading.Lock()
 
 class ImageError(ValueError):
     """A picture that cannot be read or written as asked; the message is one sentence that names the file."""
-
-
-class WriteError(OSError):
-    """A file that could not be written; the message is one sentence that names it, without the number in front."""
-
-    def __str__(self) -> str:
-        return self.strerror
 
 
 @dataclass(frozen=True)
@@ -270,7 +263,7 @@ def save_image(picture: Picture, path: str | Path, format: str | None = None) ->
 
     Raises:
         ImageError: The format cannot hold this picture (too wide or high).
-        WriteError: The disk is full, the folder is not writable, ...; nothing of the file is left behind.
+        files.WriteError: The disk is full, the folder is not writable, ...; nothing of the file is left behind.
     """
     path = Path(path)
     format = format or format_of(path)
@@ -282,15 +275,6 @@ def save_image(picture: Picture, path: str | Path, format: str | None = None) ->
         height, width = picture.size
         raise ImageError(f"{path}: {width} x {height} pixels cannot be written as {format} ({error}).") from error
     write_atomically(path, data)
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file, complete or absent whatever happens (`files.written`), with one sentence where that fails."""
-    try:
-        with written(path) as temporary:
-            temporary.write_bytes(data)
-    except OSError as error:
-        raise WriteError(error.errno, f"{path} could not be written: {error.strerror}.") from error
 
 
 # Reading

@@ -36,7 +36,7 @@ ALLOWED = {
     "corpora": {"files"},
     "rain": {"types"},
     "derainer": HUB_FILES | {"images", "loading"},
-    "batch": {"derainer", "images", "sheets"},
+    "batch": {"derainer", "files", "images", "sheets"},
     "hub": HUB_FILES | {"files"},
     "publishing": {"distillation", "hub", "loading"},
     "evaluation": {"corpora", "files", "images", "metrics", "niqe", "sheets", "types"},

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 
-from ..images import write_atomically
+from ..files import write_atomically
 from .measures import DECIMALS, LOWER_IS_BETTER, TITLES
 
 

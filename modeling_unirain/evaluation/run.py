@@ -13,8 +13,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from ..files import as_text
-from ..images import write_atomically
+from ..files import as_text, write_atomically
 from ..sheets import comparison_sheet
 from .measures import Perceptual, measure
 from .pairs import EvaluationPair
