@@ -19,6 +19,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from .derainer import Derainer
 from .files import write_atomically
 from .images import EXTENSIONS, ImageError, Picture, format_of, open_image, pictures_below, save_image
+from .messages import one_line
 from .sheets import comparison_sheet
 
 
@@ -287,4 +288,4 @@ class Run:
         if getattr(error, "errno", None) in _NOTHING_CAN_BE_WRITTEN:
             raise error  # nor could any of the others be
         self.failed += 1
-        tqdm.write(f"Failed: {' '.join(str(error).split())}", file=sys.stderr)
+        tqdm.write(f"Failed: {one_line(error)}", file=sys.stderr)

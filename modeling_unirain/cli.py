@@ -17,6 +17,7 @@ from . import evaluation
 from .batch import Run, check_inputs_are_kept, claim, plan
 from .derainer import load_derainer
 from .images import MAX_PIXELS, ImageError, Picture, format_of, open_image, pictures_below, save_image
+from .messages import one_line
 from .pipeline_unirain import is_out_of_memory
 from .publishing import RepoKind, publish
 from .rain import MIN_SIDE, render_rain
@@ -37,7 +38,7 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except (ValueError, OSError) as error:
-            typer.echo(f"Error: {' '.join(str(error).split())}", err=True)
+            typer.echo(f"Error: {one_line(error)}", err=True)
             raise typer.Exit(1) from error
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):

@@ -6,6 +6,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
+from .messages import one_line
 from .modeling_unirain import UniRainForImageDeraining
 
 
@@ -23,8 +24,7 @@ def load_model(name: str | Path, dtype: torch.dtype = torch.float32) -> UniRainF
     try:
         model, report = UniRainForImageDeraining.from_pretrained(name, dtype=dtype, output_loading_info=True)
     except (RuntimeError, AttributeError, TypeError, SafetensorError, StrictDataclassError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"Checkpoint '{name}' is damaged or from another version: {reason}") from error
+        raise ValueError(f"Checkpoint '{name}' is damaged or from another version: {one_line(error)}") from error
     if report["missing_keys"]:
         raise ValueError(
             f"Checkpoint '{name}' is incomplete: {len(report['missing_keys'])} of its weights are missing."

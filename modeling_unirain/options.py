@@ -8,6 +8,8 @@ from typing import Any, NoReturn
 import yaml
 from transformers import HfArgumentParser
 
+from .messages import one_line
+
 
 class OptionParser(HfArgumentParser):
     """From flags to dataclasses; what is wrong with the flags is a `ValueError` of one sentence."""
@@ -48,7 +50,7 @@ def read_recipe(file: Path, keys: Collection[str]) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"recipe '{file}' cannot be read ({type(error).__name__})") from error
     except yaml.YAMLError as error:
-        raise ValueError(f"recipe '{file}' is not valid YAML: {' '.join(str(error).split())}") from error
+        raise ValueError(f"recipe '{file}' is not valid YAML: {one_line(error)}") from error
     if not isinstance(recipe, dict):
         raise ValueError(f"recipe '{file}' must be a mapping of options to values")
     unknown = [key for key in recipe if key not in keys]

@@ -26,6 +26,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import validate_repo_id
 
 from .distillation.records import BUILDING, MARKER
+from .messages import one_line
 
 
 logger = logging.getLogger(__name__)
@@ -242,7 +243,7 @@ def assemble_model(source: Path, staging: Path, repo_id: str) -> Path:
             if "custom_pipelines" not in settings or not (staging / "pipeline_unirain.py").is_file():
                 _add_code(staging)
         except (OSError, ValueError) as error:
-            reason = " ".join(str(error).replace(str(staging), str(source)).split())
+            reason = one_line(str(error).replace(str(staging), str(source)))
             raise PublishingError(f"{source} cannot be loaded as a checkpoint of unirain: {reason}") from error
     return staging
 

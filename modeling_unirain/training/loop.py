@@ -36,6 +36,7 @@ from transformers import get_cosine_with_min_lr_schedule_with_warmup
 
 from modeling_unirain.files import write_json
 from modeling_unirain.hub import results_table, save_model
+from modeling_unirain.messages import one_line
 from modeling_unirain.modeling_unirain import UniRainForImageDeraining, load_balancing_loss
 
 from .arguments import Arguments, TrainingArguments
@@ -216,7 +217,7 @@ class Trainer:
             self.average.module.load_state_dict(load_file(checkpoint / AVERAGE_FOLDER / "model.safetensors"))
         except Exception as error:  # of torch, pickle, safetensors or the file system
             raise ValueError(
-                f"The checkpoint {checkpoint} cannot be resumed by this run: {' '.join(str(error).split())}"
+                f"The checkpoint {checkpoint} cannot be resumed by this run: {one_line(error)}"
             ) from error
         self.average.updates = self.progress.step
         # What this run asks for counts, not what the run that wrote the checkpoint did.
@@ -465,9 +466,8 @@ class Trainer:
                 save_model(self.average.module, folder / AVERAGE_FOLDER)
         except Exception as error:  # torch and safetensors have their own for a full disk
             shutil.rmtree(folder, ignore_errors=True)
-            reason = " ".join(str(error).split())
             raise OSError(
-                f"The checkpoint of step {step} could not be written to {folder.parent}: {reason}"
+                f"The checkpoint of step {step} could not be written to {folder.parent}: {one_line(error)}"
             ) from error
         self.accelerator.wait_for_everyone()
         if main:

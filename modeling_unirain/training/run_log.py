@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from modeling_unirain.files import written
+from modeling_unirain.messages import one_line
 
 
 TRAIN_LOG = "train_log.jsonl"
@@ -59,7 +60,7 @@ class RunLog:
         try:
             self.accelerator.init_trackers("unirain", config=flat, init_kwargs=options)
         except Exception as error:  # every tracker has its own: no account, no network, ...
-            raise ValueError(f"A tracker of --report_to cannot be started: {' '.join(str(error).split())}") from error
+            raise ValueError(f"A tracker of --report_to cannot be started: {one_line(error)}") from error
 
     def training(self, step: int, values: dict[str, float]) -> None:
         self._append(TRAIN_LOG, {"step": step, **values})

@@ -13,6 +13,7 @@ from torch import nn
 
 from modeling_unirain.configuration_unirain import UniRainConfig
 from modeling_unirain.loading import load_model
+from modeling_unirain.messages import one_line
 from modeling_unirain.modeling_unirain import UniRainForImageDeraining
 
 from .arguments import Arguments, ModelArguments, TrainingArguments
@@ -58,7 +59,7 @@ def build_model(arguments: ModelArguments, overrides: dict[str, Any], seed: int)
     try:
         config = UniRainConfig.from_name(arguments.model, **overrides)
     except StrictDataclassError as error:
-        raise ValueError(f"`model_overrides` cannot be: {' '.join(str(error).split())}") from error
+        raise ValueError(f"`model_overrides` cannot be: {one_line(error)}") from error
     if arguments.init_from is None:
         model = UniRainForImageDeraining(config)
         # Not in the paper: the last layer starts at zero, so that the untrained network returns its input.
