@@ -71,7 +71,7 @@ UniRain, CVPR 2026, arXiv 2603.03967.
 
 def export_checkpoint(
     model_folder: str | Path, folder: str | Path, settings: dict[str, Any], results: dict[str, Any]
-) -> Path:
+) -> None:
     """Write what the Hub needs; a folder that is there already is replaced once the new one is complete.
 
     Args:
@@ -79,9 +79,6 @@ def export_checkpoint(
         folder (`str` or `Path`): where the export goes.
         settings (`dict`): the run's arguments, as `training.arguments.Arguments.as_dict` gives them.
         results (`dict`): of the validation round of these weights, as `ValidationResult.as_dict` gives them.
-
-    Returns:
-        `Path`: the folder.
     """
     folder = Path(folder)
     temporary = folder.with_name(f"{folder.name}.tmp")
@@ -90,7 +87,6 @@ def export_checkpoint(
     save_model(model, temporary)
     model_card(model, folder.parent.name, settings, results).save(temporary / "README.md")
     replace_folder(temporary, folder)
-    return folder
 
 
 def save_model(model: UniRainForImageDeraining, folder: Path) -> None:

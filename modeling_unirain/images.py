@@ -232,9 +232,9 @@ def is_called_a_picture(path: Path) -> bool:
     return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".")
 
 
-def read_rgb(path: str | Path, max_pixels: float = MAX_PIXELS) -> np.ndarray:
+def read_rgb(path: str | Path) -> np.ndarray:
     """Read a picture as (height, width, 3) uint8 RGB, upright and without alpha; raises like `open_image`."""
-    return np.ascontiguousarray(open_image(path, max_pixels).as_8_bit().rgb)
+    return np.ascontiguousarray(open_image(path).as_8_bit().rgb)
 
 
 def rgb_of(image: Image.Image) -> np.ndarray:

@@ -82,7 +82,8 @@ def model():
 def export(model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     model.save_pretrained(folder / "weights")
-    return export_checkpoint(folder / "weights", folder / "export", SETTINGS, RESULTS)
+    export_checkpoint(folder / "weights", folder / "export", SETTINGS, RESULTS)
+    return folder / "export"
 
 
 def test_an_export_works_where_the_package_is_not_installed(model, export, tmp_path):

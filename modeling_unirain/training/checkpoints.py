@@ -73,14 +73,13 @@ class Checkpoints:
     def temporary(self, step: int) -> Path:
         return self.output_dir / f"{self.path(step).name}.tmp"
 
-    def commit(self, step: int) -> Path:
+    def commit(self, step: int) -> None:
         """Give the temporary folder its name: from here on the checkpoint exists.
 
         Checkpoints of later steps belong to a future that the run went back from and will redo; they go.
         """
         replace_folder(self.temporary(step), self.path(step))
         self._forget_after(step)
-        return self.path(step)
 
     def mark_best(self, step: int, results: dict[str, Any]) -> None:
         """Name the best checkpoint; it must have been committed."""

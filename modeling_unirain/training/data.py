@@ -35,6 +35,11 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 SAMPLING = ("balanced", "natural")
+SLOTS = 1024
+"""Draws after which a schedule begins anew: proportions are exact to one of them."""
+
+VALIDATION_SEED = 0
+"""Of the rain on validation pictures, which is the same whatever the run's seed."""
 
 
 @dataclass
@@ -135,11 +140,11 @@ class _Lane:
 class _Schedule:
     """Deals draws to lanes in proportion to their weights, evenly spread, and numbers each lane's own draws.
 
-    Both are functions of the draw's number alone. Proportions are exact to one slot in `length`.
+    Both are functions of the draw's number alone.
     """
 
-    def __init__(self, weights: list[float], length: int = 1024):
-        shares = np.asarray(weights) / sum(weights) * max(length, len(weights))
+    def __init__(self, weights: list[float]):
+        shares = np.asarray(weights) / sum(weights) * max(SLOTS, len(weights))
         counts = np.maximum(np.round(shares).astype(int), 1)
         due = np.concatenate([(np.arange(count) + 0.5) / count for count in counts])
         lanes = np.repeat(np.arange(len(counts)), counts)
@@ -233,10 +238,9 @@ class ValidationSet(Dataset):
     cannot share a batch: read with a batch size of one, or group by shape.
     """
 
-    def __init__(self, config: ValidationConfig, types: list[str], seed: int = 0):
+    def __init__(self, config: ValidationConfig, types: list[str]):
         self.config = config
         self.types = [str(name) for name in types]
-        self.seed = seed
         self.store = PictureStore(0)
         readers = [build_reader(source, self.types, self.store) for source in config.sources]
         self._items = self._choose_readable(readers, self.store.inspect(decode=False))
@@ -282,8 +286,8 @@ class ValidationSet(Dataset):
     def __getitem__(self, index: int) -> dict:
         name, reader, item = self._items[index]
         if isinstance(reader, CleanPhotographs):
-            rng = np.random.default_rng([self.seed, self.types.index(name), item])
-            sample = reader.render(name, item, 0, self.seed, rng, self._centre)
+            rng = np.random.default_rng([VALIDATION_SEED, self.types.index(name), item])
+            sample = reader.render(name, item, 0, VALIDATION_SEED, rng, self._centre)
         else:
             rainy, clean, label = reader.whole(name, item)
             sample = Sample(self._centre(rainy), self._centre(clean), label)

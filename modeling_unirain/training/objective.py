@@ -134,15 +134,6 @@ class ObjectiveOutput:
     """Scalar with gradient; its value is the same on every rank."""
     type_losses: Tensor
     """Detached mean loss of every type over the (global) batch, shape `(types,)`; `nan` for a type that is absent."""
-    present: Tensor
-    """Which types the (global) batch holds, shape `(types,)`, boolean."""
-    types: list[str]
-
-    @property
-    def per_type(self) -> dict[str, float]:
-        """The types present and their mean loss. Waits for the device: read it when logging, not in every step."""
-        named = zip(self.types, self.type_losses.tolist(), self.present.tolist(), strict=True)
-        return {name: loss for name, loss, here in named if here}
 
 
 @dataclass
@@ -291,28 +282,26 @@ class MultiObjectiveReweighting(nn.Module):
             dist.all_reduce(totals)
         global_sums, global_counts = totals.unbind()
 
-        present = global_counts > 0
         weights = self.weights.to(losses)
         if self.mode == "released":
             factors = weights * global_counts / global_counts.sum()
         elif self.per_sample:
             factors = weights * len(self.types) * global_counts / global_counts.sum()
         else:
-            factors = weights * len(self.types) / present.sum()
+            factors = weights * len(self.types) / (global_counts > 0).sum()
         factors = factors / global_counts.clamp(min=1)
         loss = (factors * sums).sum() * world_size
         if world_size > 1:
             loss = loss + ((factors * global_sums).sum() - loss.detach())
-        return ObjectiveOutput(loss, global_sums / global_counts, present, self.types)  # 0 / 0 is nan: absent
+        return ObjectiveOutput(loss, global_sums / global_counts)  # 0 / 0 is nan: absent
 
     @torch.no_grad()
-    def update(self, validation_losses: dict[str, float] | Tensor) -> ReweightingReport:
+    def update(self, validation_losses: dict[str, float]) -> ReweightingReport:
         """Closes a validation round: remembers the losses, computes every score and the weights of the next rounds.
 
         Args:
-            validation_losses (`dict[str, float]` or `Tensor` of shape `(types,)`): mean validation loss of every type,
-                not weighted and, under several processes, already reduced: every rank must pass the same numbers. A type
-                may be left out or `nan` (see the class).
+            validation_losses (`dict[str, float]`): mean validation loss of every type, not weighted and, under several processes,
+                already reduced: every rank must pass the same numbers. A type may be left out or `nan` (see the class).
         """
         losses = self._as_tensor(validation_losses)
         self._warn_of_silence(losses)
@@ -372,22 +361,12 @@ class MultiObjectiveReweighting(nn.Module):
         max_slopes = torch.where(max_slopes.isfinite(), max_slopes, torch.zeros_like(max_slopes))
         return adaptivity_factor(max_slopes, self.tau, self.denominator)
 
-    def _as_tensor(self, validation_losses: dict[str, float] | Tensor) -> Tensor:
-        if isinstance(validation_losses, Tensor):
-            losses = validation_losses.detach().to("cpu", torch.float64).clone()
-            if losses.shape != (len(self.types),):
-                raise ValueError(
-                    f"validation_losses must hold one value for each of {', '.join(self.types)}, got shape "
-                    f"{tuple(losses.shape)}."
-                )
-        else:
-            unknown = sorted(set(validation_losses) - set(self.types))
-            if unknown:
-                raise ValueError(
-                    f"Unknown type {unknown[0]!r} in validation_losses; known are {', '.join(self.types)}."
-                )
-            values = [float(validation_losses.get(name, float("nan"))) for name in self.types]
-            losses = torch.tensor(values, dtype=torch.float64)
+    def _as_tensor(self, validation_losses: dict[str, float]) -> Tensor:
+        unknown = sorted(set(validation_losses) - set(self.types))
+        if unknown:
+            raise ValueError(f"Unknown type {unknown[0]!r} in validation_losses; known are {', '.join(self.types)}.")
+        values = [float(validation_losses.get(name, float("nan"))) for name in self.types]
+        losses = torch.tensor(values, dtype=torch.float64)
         return torch.where(losses.isfinite(), losses, torch.full_like(losses, float("nan")))
 
     def _warn_of_silence(self, losses: Tensor) -> None:
