@@ -1,6 +1,7 @@
 """The options of a command: flags, over a YAML recipe with the same names, over the defaults of dataclasses."""
 
 import argparse
+import os
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NoReturn
@@ -25,7 +26,7 @@ class OptionParser(HfArgumentParser):
 
 
 def split_recipe(argv: list[str], prog: str) -> tuple[str | None, list[str]]:
-    """The value of --recipe, which can hold required options, and the flags without it.
+    """The value of --recipe, which can hold required options, and the flags without it; `~` is the home folder.
 
     Raises:
         ValueError: --recipe without a value.
@@ -36,7 +37,7 @@ def split_recipe(argv: list[str], prog: str) -> tuple[str | None, list[str]]:
         found, rest = parser.parse_known_args(argv)
     except argparse.ArgumentError as error:
         raise ValueError(f"{error}; see {prog} --help") from error
-    return found.recipe, rest
+    return found.recipe and os.path.expanduser(found.recipe), rest
 
 
 def read_recipe(file: Path, keys: Collection[str]) -> dict[str, Any]:

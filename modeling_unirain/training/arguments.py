@@ -5,6 +5,7 @@ only: `data` and `validation` (the sources, see `training.data`), `phases` (prog
 """
 
 import math
+import os
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -34,6 +35,11 @@ class ModelArguments:
             "config must be the run's. To continue a run, use --resume_from."
         },
     )
+
+    def __post_init__(self):
+        if self.init_from is not None:
+            # As text: a `Path` drops the `./` that tells a folder from one of our names.
+            self.init_from = os.path.expanduser(self.init_from)
 
 
 @dataclass

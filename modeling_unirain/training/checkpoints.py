@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from modeling_unirain.files import replace_folder, write_json
+from modeling_unirain.files import as_path, replace_folder, write_json
 
 
 PREFIX = "checkpoint-"
@@ -54,11 +54,12 @@ class Checkpoints:
                     f"{self.output_dir} has no best checkpoint to resume from: no validation round was run."
                 )
             return self.output_dir / best["checkpoint"]
-        if not Path(name).is_dir():
+        folder = as_path(name)
+        if not folder.is_dir():
             raise ValueError(
                 f"There is no checkpoint '{name}': --resume_from takes last, best or a checkpoint's folder."
             )
-        return Path(name)
+        return folder
 
     def path(self, step: int) -> Path:
         return self.output_dir / f"{PREFIX}{step:08d}"

@@ -520,10 +520,22 @@ def test_weights_that_are_not_whole_are_not_trained_on(tmp_path):
     assert not (tmp_path / "next" / "export").exists()
 
 
-def test_the_home_folder_is_found_in_an_output_folder(monkeypatch, tmp_path):
+def test_the_home_folder_is_found_in_every_place(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
-    assert parse_arguments(["--output_dir", "~/runs"]).training.output_dir == tmp_path / "runs"
+    write_recipe(tmp_path, output_dir="~/runs", init_from="~/weights", resume_from="~/runs/checkpoint-00000004")
+    arguments = parse_arguments(["--recipe=~/recipe.yaml"])
+    assert arguments.training.output_dir == tmp_path / "runs"
+    assert arguments.model.init_from == str(tmp_path / "weights")
+    checkpoints = Checkpoints(arguments.training.output_dir, 1)
+    checkpoints.prepare(4)
+    checkpoints.commit(4)
+    assert checkpoints.find(arguments.training.resume_from) == tmp_path / "runs" / "checkpoint-00000004"
+
+
+@pytest.mark.parametrize("name", ["unirain", "./unirain", "owner/name"])
+def test_what_is_no_place_below_the_home_folder_stays_as_it_is(name):
+    assert parse_arguments(["--init_from", name]).model.init_from == name
 
 
 # Parts
