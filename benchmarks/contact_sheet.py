@@ -13,7 +13,7 @@ from rain_sheet import rained_on
 from tqdm import tqdm
 
 from modeling_unirain import load_derainer
-from modeling_unirain.images import read_rgb
+from modeling_unirain.images import pictures_below, read_rgb
 from modeling_unirain.sheets import comparison_sheet
 from modeling_unirain.types import RainType
 
@@ -27,7 +27,7 @@ SIDE = 1024
 
 def found(folder: Path, each: int) -> list[tuple[str, Image.Image]]:
     """At most `each` pictures below a folder, evenly spread over the names."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    paths = pictures_below(folder)
     pictures = []
     for path in paths[:: max(1, len(paths) // each)][:each]:
         picture = Image.fromarray(read_rgb(path))

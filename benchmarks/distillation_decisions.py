@@ -14,7 +14,7 @@ from modeling_unirain.distillation.backends import LOCAL_JUDGES, build_backends
 from modeling_unirain.distillation.local_judges import ReferenceDistanceJudge
 from modeling_unirain.distillation.pipeline import Distillation
 from modeling_unirain.distillation.protocols import JudgeCase, RetrievedReference, Triplet
-from modeling_unirain.images import read_rgb
+from modeling_unirain.images import pictures_below, read_rgb
 
 
 SHARD_SIZE = 64
@@ -83,8 +83,7 @@ def _similarity(row: dict) -> float:
 def _random_references(rows: list[dict], work_dir: Path, references: Path) -> dict[str, bool]:
     """The votes of the one judge that looks at references, shown three drawn at random in place of the retrieved ones."""
     nothing = np.zeros(1, np.float32)
-    files = sorted(path for path in references.rglob("*") if path.is_file())
-    triplets = [Triplet(path.name, read_rgb(path), "", nothing, nothing) for path in files]
+    triplets = [Triplet(path.name, read_rgb(path), "", nothing, nothing) for path in pictures_below(references)]
     judge = ReferenceDistanceJudge()
     judge.load_statistics(judge.fit(triplets))
     votes = {}

@@ -15,7 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from modeling_unirain import load_derainer
-from modeling_unirain.images import read_rgb
+from modeling_unirain.images import pictures_below, read_rgb
 from modeling_unirain.metrics import psnr
 
 
@@ -39,7 +39,7 @@ def main() -> None:
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
     for folder in arguments.folders:
         close, shifts = [], []
-        for path in tqdm(sorted(path for path in folder.rglob("*") if path.is_file()), desc=folder.name, leave=False):
+        for path in tqdm(pictures_below(folder), desc=folder.name, leave=False):
             image = Image.fromarray(read_rgb(path))
             image.thumbnail((arguments.side, arguments.side), Image.Resampling.BOX)
             before, after = np.asarray(image), np.asarray(derain(image))

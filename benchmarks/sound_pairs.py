@@ -31,7 +31,7 @@ from modeling_unirain.distillation.measurements import luma
 from modeling_unirain.distillation.protocols import JudgeCase, RetrievedReference, Triplet
 from modeling_unirain.distillation.rain_seen import RainSeen
 from modeling_unirain.distillation.sound_pairs import fitted, save
-from modeling_unirain.images import read_rgb
+from modeling_unirain.images import pictures_below, read_rgb
 from modeling_unirain.rain import render_rain
 
 
@@ -135,8 +135,7 @@ def limits_for(distances: np.ndarray) -> np.ndarray:
 
 def _references(folder: Path) -> list[tuple[Triplet, torch.Tensor]]:
     """Real rainy photographs with what they look like from afar, by which the nearest are chosen here."""
-    images = (read_rgb(path) for path in sorted(path for path in folder.rglob("*") if path.is_file()))
-    return [(_triplet(image), _look(image)) for image in images]
+    return [(_triplet(image), _look(image)) for image in map(read_rgb, pictures_below(folder))]
 
 
 def _triplet(image: np.ndarray) -> Triplet:
