@@ -151,7 +151,7 @@ def _works(device: str | torch.device) -> str | None:
             torch.zeros(1, 1, 4, 4, device=device), torch.zeros(1, 1, 3, 3, device=device)
         ).cpu()
     except (RuntimeError, AssertionError, ImportError) as error:  # torch's own, differing by device
-        return str(error).splitlines()[0]
+        return str(error).partition("\n")[0] or type(error).__name__
     return None
 
 

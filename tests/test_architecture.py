@@ -40,10 +40,10 @@ ALLOWED = {
     "batch": {"derainer", "files", "images", "messages", "sheets"},
     "hub": HUB_FILES | {"files"},
     "publishing": {"distillation", "hub", "loading", "messages"},
-    "evaluation": {"corpora", "files", "images", "metrics", "niqe", "sheets", "types"},
+    "evaluation": {"corpora", "files", "images", "messages", "metrics", "niqe", "sheets", "types"},
     "training": HUB_FILES
     | {"corpora", "files", "hub", "images", "loading", "messages", "metrics", "options", "rain", "sheets", "types"},
-    "distillation": HUB_FILES | {"corpora", "files", "images", "loading", "metrics", "options", "types"},
+    "distillation": HUB_FILES | {"corpora", "files", "images", "loading", "messages", "metrics", "options", "types"},
     # What only calls.
     "__init__": HUB_FILES | {"derainer", "types"},
     "cli": {

@@ -14,6 +14,8 @@ from huggingface_hub import HfApi, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, OfflineModeIsEnabled
 from safetensors import SafetensorError
 
+from modeling_unirain.messages import one_line
+
 
 HUB_TIMEOUT = 10.0
 """Seconds to wait for the Hub to say that a model exists, before anything is loaded."""
@@ -165,4 +167,4 @@ def _local_rank() -> int:
 
 def _one_line(error: Exception) -> str:
     """What an error says, or its name if it says nothing."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    return one_line(error)[:300] or type(error).__name__

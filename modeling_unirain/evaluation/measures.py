@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..messages import one_line
 from ..metrics import measure_pair
 from ..niqe import PATCH_SIZE, niqe
 
@@ -61,7 +62,7 @@ def load_lpips(device: str = "cpu") -> Perceptual:
         network = LPIPS(net="alex", verbose=False).to(device).eval()
     except (ImportError, RuntimeError, OSError) as error:
         raise ValueError(
-            f"LPIPS cannot be measured here ({str(error).splitlines()[0]}): run `pip install lpips torchvision` once with a "
+            f"LPIPS cannot be measured here ({one_line(error)}): run `pip install lpips torchvision` once with a "
             "network connection, which also fetches AlexNet's weights on first use, or leave --lpips out."
         ) from error
 

@@ -12,6 +12,7 @@ from huggingface_hub import HfApi, constants
 from ..corpora import is_saved, load_corpus
 from ..files import as_path, as_text, folders_below
 from ..images import pictures_below, pictures_by_stem, read_rgb, rgb_of
+from ..messages import one_line
 from ..types import RainType
 
 
@@ -224,7 +225,7 @@ def _load_splits(data: str) -> dict:
         corpus = load_corpus(data)
         return dict(corpus) if isinstance(corpus, dict) else {"all": corpus}
     except Exception as error:  # of datasets, pyarrow, huggingface_hub or its HTTP library
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         if root.exists():
             raise ValueError(f"{data} cannot be read as a corpus ({reason}).") from error
         raise OSError(

@@ -14,6 +14,7 @@ import numpy as np
 from ..corpora import load_corpus, undecoded
 from ..files import folders_below
 from ..images import EXTENSIONS, pictures_below, pictures_by_stem
+from ..messages import one_line
 from ..rain import MIN_SIDE, apply_grade, draw_grade, render_rain
 from ..types import RainType
 from .crops import crop_window, pad_to, random_patch
@@ -441,7 +442,7 @@ def _open_corpus(source: CorpusSource):
     try:
         corpus = load_corpus(source.path, source.split, source.streaming)
     except Exception as error:  # the library's own sentence names the file or the split
-        raise DataError(f"The corpus {label} cannot be opened: {str(error).splitlines()[0]}") from error
+        raise DataError(f"The corpus {label} cannot be opened: {one_line(error)}") from error
     if source.streaming and isinstance(corpus, datasets.Dataset):
         corpus = corpus.to_iterable_dataset()
     columns = corpus.column_names
