@@ -122,6 +122,10 @@ class BackendArguments:
             except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch's own, differing by device
                 reason = str(error).partition("\n")[0] or type(error).__name__
                 raise ValueError(f"the device {self.device} cannot be used here: {reason}") from error
+        # A Hub id begins with no tilde: what does is a folder below somebody's home, and stays text as the ids do.
+        for name in ("captioner", "text_embedder", "image_embedder", "prompt_file"):
+            setattr(self, name, getattr(self, name) and os.path.expanduser(getattr(self, name)))
+        self.judges = self.judges and [os.path.expanduser(judge) for judge in self.judges]
         if self.prompt_file is not None and not Path(self.prompt_file).is_file():
             raise ValueError(f"there is no prompt file {self.prompt_file}")
 

@@ -31,7 +31,11 @@ def test_the_home_folder_is_found_in_every_place(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     argv = ["--candidates", "~/c", "org/name", "--references", "~/r", "--work_dir", "~/w", "--output_dir", "~/o"]
-    found, _ = parse_arguments(argv)
+    (tmp_path / "p.txt").touch()
+    parts = ["--captioner", "~/blip", "--judges", "~/vlm", "org/vlm", "--prompt_file", "~/p.txt"]
+    found, chosen = parse_arguments(argv + parts)
+    assert (chosen.captioner, chosen.prompt_file) == (str(tmp_path / "blip"), str(tmp_path / "p.txt"))
+    assert chosen.judges == [str(tmp_path / "vlm"), "org/vlm"] and chosen.text_embedder is None
     assert found.candidates == [str(tmp_path / "c"), "org/name"] and found.references == [str(tmp_path / "r")]
     assert (found.work_dir, found.output_dir) == (tmp_path / "w", tmp_path / "o")
 
