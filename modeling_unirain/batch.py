@@ -77,6 +77,8 @@ class Job:
 
 def plan(inputs: Sequence[str], output: Path, format: str | None, compare: bool) -> list[Job]:
     """Everything to be done, in order; raises before any of it is if the inputs or the output make no sense."""
+    if output.name == "-":
+        raise ImageError("Pictures are not written to standard output: give --output the name of a file or folder.")
     suffix = None
     if format is not None:
         suffix = f".{format.lower().lstrip('.')}"
@@ -235,6 +237,11 @@ class Run:
             try:
                 self.check_nothing_is_lost(job)
                 picture = open_image(job.source, self.max_pixels)
+                if picture.others and job.target.exists() and job.target.samefile(job.source):
+                    raise ImageError(
+                        f"{job.source} holds {picture.others + 1} pictures, of which only the first would be left: "
+                        "choose another --output."
+                    )
                 if self.overwrite or not job.has(job.target, self.claimed):
                     read.append((job, picture))
                 else:

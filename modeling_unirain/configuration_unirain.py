@@ -1,5 +1,6 @@
 """UniRain model configuration."""
 
+import math
 from typing import Literal
 
 from huggingface_hub.dataclasses import strict
@@ -155,6 +156,11 @@ class UniRainConfig(ResolvesCheckpointNames, PreTrainedConfig):
             )
         if min(self.latent_depth, self.refinement_depth) < 0:
             raise ValueError("`latent_depth` and `refinement_depth` cannot be negative.")
+        smallest = min(*self.encoder_hidden_sizes, *self.decoder_hidden_sizes, self.latent_hidden_size)
+        for name in ("encoder_expansion", "decoder_expansion", "feed_forward_expansion"):
+            expansion = getattr(self, name)
+            if not 1 <= smallest * expansion < math.inf:  # NaN fails this
+                raise ValueError(f"`{name}` must leave at least one of {smallest} channels, got {expansion}.")
 
     def validate_attention(self):
         """Heads divide channels, at every level that attends."""
@@ -184,10 +190,10 @@ class UniRainConfig(ResolvesCheckpointNames, PreTrainedConfig):
                 f"`num_experts_per_tok` must lie between 1 and the {self.num_experts} experts, "
                 f"got {self.num_experts_per_tok}."
             )
-        if min(self.encoder_expansion, self.decoder_expansion, self.feed_forward_expansion) <= 0:
-            raise ValueError("`encoder_expansion`, `decoder_expansion` and `feed_forward_expansion` must be positive.")
-        if self.router_noise_std < 0:
+        if not 0 <= self.router_noise_std < math.inf:
             raise ValueError(f"`router_noise_std` cannot be negative, got {self.router_noise_std}.")
+        if not 0 < self.layer_norm_eps < math.inf:
+            raise ValueError(f"`layer_norm_eps` must be positive, got {self.layer_norm_eps}.")
 
 
 __all__ = ["UniRainConfig"]

@@ -79,6 +79,7 @@ class UniRainImageProcessor(ResolvesCheckpointNames, PilBackend):
     def _preprocess(
         self, images: list[np.ndarray], do_rescale, do_pad, size_divisor, return_tensors=None, **kwargs
     ) -> BatchFeature:
+        _check_options(size_divisor, kwargs)
         if do_rescale:
             images = [_to_unit_range(image) for image in images]
         if do_pad:
@@ -99,6 +100,9 @@ class UniRainImageProcessor(ResolvesCheckpointNames, PilBackend):
             outputs: What the network returned; `outputs.reconstruction` has the shape (batch, 3, height, width).
             target_sizes (`list[tuple[int, int]]`, *optional*): (height, width) of each input image.
 
+        Raises:
+            `ValueError`: Not one size for each image, or one larger than what the network returned.
+
         Returns:
             `list[torch.Tensor]`: One float32 (3, height, width) in [0, 1] for each image.
         """
@@ -106,9 +110,26 @@ class UniRainImageProcessor(ResolvesCheckpointNames, PilBackend):
         if target_sizes is not None and len(target_sizes) != len(images):
             raise ValueError(f"{len(images)} images need as many target sizes, got {len(target_sizes)}.")
         sizes = [images.shape[-2:]] * len(images) if target_sizes is None else target_sizes
+        height, width = images.shape[-2:]
+        if too_large := [tuple(size) for size in sizes if size[0] > height or size[1] > width]:
+            raise ValueError(
+                f"A target size is (height, width) of at most {(height, width)}, what the network returned, got {too_large[0]}."
+            )
         return [
             image[:, :height, :width].float().clamp(0, 1) for image, (height, width) in zip(images, sizes, strict=True)
         ]
+
+
+def _check_options(size_divisor: int, others: dict) -> None:
+    """Refuse what the library takes for every image processor and this one could only ignore."""
+    if size_divisor < 1:
+        raise ValueError(f"`size_divisor` must be a positive integer, got {size_divisor}.")
+    if asked := [name for name in ("do_resize", "do_center_crop", "do_normalize") if others.get(name)]:
+        raise ValueError(f"`{asked[0]}` is not supported: the network takes the whole image, in [0, 1].")
+    if others.get("rescale_factor") not in (None, 1 / 255):
+        raise ValueError("`rescale_factor` is not supported: what the values mean follows from their type.")
+    if others.get("data_format") not in (None, "channels_first"):
+        raise ValueError("`data_format` must be 'channels_first', which the network takes.")
 
 
 def _pil_to_array(image: Image.Image) -> np.ndarray:

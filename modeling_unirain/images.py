@@ -96,6 +96,7 @@ class Picture:
         exif (`bytes`): An EXIF block (a TIFF structure), upright and without thumbnail; empty if there is none.
         icc_profile (`bytes`): Describes `pixels`; empty if there is none.
         encoding (`dict`): How the file was encoded, as the writer of the same format takes it.
+        others (`int`): Further pictures that the file holds, which are not read: pages, or frames of an animation.
     """
 
     pixels: np.ndarray
@@ -104,6 +105,7 @@ class Picture:
     exif: bytes = b""
     icc_profile: bytes = b""
     encoding: dict = field(default_factory=dict)
+    others: int = 0
 
     @classmethod
     def from_pil(cls, image: Image.Image) -> "Picture":
@@ -323,16 +325,17 @@ def _check_size(path: Path, width: int, height: int, max_pixels: float) -> None:
         )
 
 
-def _warn_of_more(path: Path, count: int) -> None:
+def _count_others(path: Path, count: int) -> int:
     if count > 1:
         logger.warning("%s holds %d pictures; only the first is read.", path, count)
+    return count - 1
 
 
 def _read_with_pillow(path: Path, max_pixels: float) -> tuple[Picture, int]:
     """The picture still turned as it was stored, and its EXIF Orientation."""
     with _opened(path, max_pixels) as image:
-        if image.format != "MPO":  # the second picture of an MPO is a preview or the other eye
-            _warn_of_more(path, getattr(image, "n_frames", 1))
+        # the second picture of an MPO is a preview or the other eye
+        others = 0 if image.format == "MPO" else _count_others(path, getattr(image, "n_frames", 1))
         icc_profile = image.info.get("icc_profile") or b""
         about = {"exif": _exif_block(image, path), "format": _format(image), "encoding": _encoding(image, path)}
         depth = _png_depth(path) if image.format == "PNG" else 8
@@ -345,7 +348,7 @@ def _read_with_pillow(path: Path, max_pixels: float) -> tuple[Picture, int]:
             if image.mode == "L" and depth < 8 and "transparency" in image.info:
                 image.info["transparency"] *= 255 // (2**depth - 1)  # as Pillow has done with the pixels
             pixels = np.asarray(image.convert(_target_mode(image, path)))
-        return Picture(*_split_alpha(pixels), icc_profile=icc_profile, **about), _orientation(image)
+        return Picture(*_split_alpha(pixels), icc_profile=icc_profile, others=others, **about), _orientation(image)
 
 
 def _split_alpha(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
@@ -389,7 +392,7 @@ def _read_deep_tiff(path: Path, max_pixels: float) -> tuple[Picture, int]:
     with tifffile.TiffFile(path) as tiff:
         page = tiff.pages[0]
         _check_size(path, page.imagewidth, page.imagelength, max_pixels)
-        _warn_of_more(path, len(tiff.pages))
+        others = _count_others(path, len(tiff.pages))
         exif = Image.Exif()
         exif.endian, exif.bigtiff = tiff.byteorder, tiff.is_bigtiff
         with open(path, "rb") as file:
@@ -407,6 +410,7 @@ def _read_deep_tiff(path: Path, max_pixels: float) -> tuple[Picture, int]:
             exif=bytes(block),
             icc_profile=b"" if cmyk else page.iccprofile or b"",
             encoding=encoding,
+            others=others,
         )
         return picture, exif.get(ExifTags.Base.Orientation, 1)
 

@@ -244,8 +244,9 @@ class UniRainHardMoE(nn.Module):
         output = torch.zeros_like(hidden_states)
         for i, expert in enumerate(self.experts):
             images = torch.nonzero(weights[:, i]).squeeze(1)
-            # An exported graph cannot branch on the data; there, an expert without images runs on none.
-            if not torch.compiler.is_exporting() and images.numel() == 0:
+            # A graph cannot branch on the data; there, an expert without images runs on none.
+            is_recorded = torch.compiler.is_exporting() or torch.jit.is_tracing()
+            if not is_recorded and images.numel() == 0:
                 continue
             weight = weights[images, i].to(hidden_states.dtype)[:, None, None, None]
             output = output.index_add(0, images, (weight * expert(hidden_states[images])).to(output.dtype))

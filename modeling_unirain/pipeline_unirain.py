@@ -177,6 +177,10 @@ class UniRainPipeline(Pipeline):
     _load_feature_extractor = False
     _load_video_processor = False
 
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.model.eval()  # a model in memory may just have been trained, and its routers draw noise then
+
     def _sanitize_parameters(self, **kwargs):
         least = {"tile": 1, "overlap": 0, "memory_budget": 1, "self_ensemble": 0}
         unknown = sorted(set(kwargs) - set(least))

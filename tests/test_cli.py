@@ -571,6 +571,18 @@ def test_bad_files_do_not_stop_the_others(unirain, tmp_path):
         assert tree(out) == {"a.png", "z.png", RUN_RECORD}
 
 
+@pytest.mark.parametrize("name", ["scan.tiff", "moving.webp"])
+def test_further_pages_are_not_lost_to_their_own_first_one(unirain, tmp_path, name):
+    pages = [Image.fromarray(np.full((20, 30, 3), level, np.uint8)) for level in (20, 120, 220)]
+    (tmp_path / "in").mkdir()
+    pages[0].save(tmp_path / "in" / name, save_all=True, append_images=pages[1:])
+    before = (tmp_path / "in" / name).read_bytes()
+    output = unirain(tmp_path / "in", "-o", tmp_path / "in", "--overwrite", code=1)
+    assert "holds 3 pictures, of which only the first would be left: choose another --output" in output
+    assert (tmp_path / "in" / name).read_bytes() == before
+    assert "Derained 1 of 1" in unirain(tmp_path / "in", "-o", tmp_path / "out")
+
+
 def test_names_that_are_no_text_do_not_stop_the_others(tiny_checkpoint, tmp_path):
     picture(tmp_path / "in" / "b.png")
     (tmp_path / "in" / os.fsdecode(b"a\xe9.png")).write_bytes(b"no picture")
@@ -610,6 +622,7 @@ def test_lying_file_is_derained_by_what_it_is(unirain, tmp_path):
         (["missing.png", "-o", "b.png"], ["missing.png does not exist"]),
         (["none-*.png", "-o", "b"], ["none-*.png matches no picture"]),
         (["empty", "-o", "b"], ["empty contains no pictures"]),
+        (["a.png", "-o", "-"], ["not written to standard output"]),
         (["a.png", "-o", "b.xyz"], ["b.xyz does not say in which format"]),
         (["a.png", "-o", "b", "--format", "gif"], ["no format 'gif'"]),
         (["a.png", "-o", "b.jpg", "--format", "png"], ["b.jpg does not end in .png"]),

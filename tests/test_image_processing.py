@@ -110,6 +110,30 @@ def test_size_divisor_must_be_positive():
         UniRainImageProcessor(size_divisor=0)
 
 
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"do_normalize": True},
+        {"do_resize": True},
+        {"rescale_factor": 1.0},
+        {"data_format": "channels_last"},
+        {"size_divisor": 0},
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(processor, option):
+    with pytest.raises(ValueError, match=next(iter(option))):
+        processor(np.zeros((16, 16, 3), np.uint8), **option)
+
+
+def test_sizes_that_the_network_did_not_return_are_refused(processor):
+    class Output:
+        reconstruction = torch.zeros(1, 3, 64, 96)
+
+    assert processor.post_process_image_deraining(Output, target_sizes=[(60, 90)])[0].shape == (3, 60, 90)
+    with pytest.raises(ValueError, match=r"at most \(64, 96\).*got \(90, 60\)"):
+        processor.post_process_image_deraining(Output, target_sizes=[(90, 60)])
+
+
 def test_saved_processor_is_the_same(processor, tmp_path):
     processor.save_pretrained(tmp_path)
     loaded = UniRainImageProcessor.from_pretrained(tmp_path)

@@ -81,6 +81,10 @@ def test_quantize_gives_the_levels_of_a_byte():
 def test_shapes_that_differ_are_named():
     with pytest.raises(ValueError, match=r"\(1, 3, 4, 4\) and \(1, 3, 4, 5\)"):
         metrics.psnr(torch.zeros(1, 3, 4, 4), torch.zeros(1, 3, 4, 5))
+    for levels in (torch.full((1, 3, 4, 4), 255, dtype=torch.uint8), torch.full((1, 3, 4, 4), 255.0)):
+        for metric in (metrics.psnr, metrics.ssim):
+            with pytest.raises(ValueError, match="divide by 255"):
+                metric(levels, levels)
     with pytest.raises(ValueError, match="batch, channels, height, width"):
         metrics.ssim(torch.zeros(3, 4, 4), torch.zeros(3, 4, 4))
     with pytest.raises(ValueError, match="RGB"):

@@ -282,6 +282,20 @@ def test_export_takes_dynamic_sizes_and_equals_eager(model):
             )
 
 
+@pytest.mark.filterwarnings("ignore:.*:torch.jit.TracerWarning", "ignore:.*:DeprecationWarning")
+def test_a_traced_network_runs_the_experts_of_each_image(model):
+    """Not those alone that were chosen for the images it was traced with."""
+    images = different_images(12)
+    with torch.no_grad():
+        routes = model(images, output_routes=True).routes[:, -model.config.num_experts :]
+        traced = torch.jit.trace(model, images[:1], strict=False, check_trace=False)
+        assert any(not torch.equal(route > 0, routes[0] > 0) for route in routes)
+        for image in images.split(1):
+            torch.testing.assert_close(
+                traced(image)["reconstruction"], model(image).reconstruction, rtol=1e-4, atol=1e-5
+            )
+
+
 def test_balanced_routing_has_the_least_balancing_loss(model):
     def loss(chosen: list[int], probability: float) -> float:
         probabilities = torch.full((len(chosen), 1, 3), (1 - probability) / 2)
@@ -390,8 +404,11 @@ def test_a_missing_weight_is_initialised_and_the_others_are_kept(model, tmp_path
         ({"mixer_type": "attention"}, "num_attention_heads"),
         ({"mixer_type": "fourier"}, "fourier"),
         ({"encoder_routing": 3}, "encoder_routing"),
-        ({"encoder_expansion": 0.0}, "positive"),
+        ({"encoder_expansion": 0.0}, "at least one of"),
+        ({"decoder_expansion": 0.01}, "`decoder_expansion` must leave at least one of"),
+        ({"feed_forward_expansion": float("nan")}, "at least one of"),
         ({"router_noise_std": -1.0}, "negative"),
+        ({"layer_norm_eps": -1.0}, "`layer_norm_eps` must be positive"),
         ({"latent_hidden_size": 0}, "positive"),
         ({"encoder_hidden_sizes": [8, 14]}, "multiples of 4"),
     ],

@@ -94,6 +94,13 @@ def test_a_pillow_image_is_turned_upright_as_its_file_is(pipe, derainer, tmp_pat
                 assert result.getexif().get(0x0112, 1) == 1
 
 
+def test_a_model_that_was_just_trained_derains_without_noise(tiny_checkpoint):
+    model = UniRainForImageDeraining.from_pretrained(tiny_checkpoint).train()
+    pipe = UniRainPipeline(model=model, image_processor=UniRainImageProcessor())
+    image = photograph(40, 60)
+    assert np.array_equal(pipe(image), pipe(image))
+
+
 def test_options_out_of_range_are_refused_however_they_come(pipe, derainer):
     for restore in (pipe, derainer):
         with pytest.raises(ValueError, match="`tile` must be positive, got -5"):

@@ -198,6 +198,11 @@ class Trainer:
     def _start(self) -> None:
         if self.checkpoint is not None:
             self._restore(self.checkpoint)
+            if self.progress.step > self.options.max_steps:
+                raise ValueError(
+                    f"{self.checkpoint} is at step {self.progress.step}, beyond --max_steps {self.options.max_steps}: "
+                    "raise it, or resume from an earlier checkpoint."
+                )
             self._compare_with_before()
             self._forget_a_best_that_is_gone()
         self.accelerator.wait_for_everyone()

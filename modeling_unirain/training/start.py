@@ -21,6 +21,8 @@ from .checkpoints import AVERAGE_FOLDER, Checkpoints
 from .run_log import check_trackers
 
 
+logger = logging.getLogger(__name__)
+
 ARCHITECTURE = tuple(name for name in UniRainConfig.__annotations__ if name != "model_type")
 """The fields of the config that make the network, without what every transformers config has besides."""
 
@@ -32,6 +34,12 @@ def build_accelerator(arguments: TrainingArguments) -> Accelerator:
         ValueError: a tracker's package is missing.
     """
     check_trackers(arguments.report_to)
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if launched not in ("no", arguments.mixed_precision):
+        logger.warning(
+            f"accelerate asks for {launched}, but --mixed_precision {arguments.mixed_precision} counts: "
+            "tell train_unirain.py or its recipe."
+        )
     accelerator = Accelerator(
         # Without being told, Accelerate ignores torchrun where there is no GPU: every process would train alone.
         cpu=arguments.cpu or not torch.accelerator.is_available(),

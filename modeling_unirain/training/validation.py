@@ -52,9 +52,8 @@ class ValidationResult:
     def is_of_the_pictures_of(self, other: dict[str, Any]) -> bool:
         """Whether another round, as `as_dict` gives it, measured the same pictures: by how many, and how far their inputs
         are from their targets, since paths may change where pictures do not, and the other way round."""
-        return all(
-            name in other["per_type"]
-            and other["per_type"][name]["images"] == result.images
+        return self.per_type.keys() == other["per_type"].keys() and all(
+            other["per_type"][name]["images"] == result.images
             and math.isclose(other["per_type"][name]["input_psnr"], result.input_psnr, rel_tol=1e-5)
             for name, result in self.per_type.items()
         )

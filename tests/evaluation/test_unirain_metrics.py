@@ -72,8 +72,9 @@ def test_what_is_no_pair_of_pictures_is_refused(metrics, pictures):
     clean = np.asarray(pictures[1][0])
     with pytest.raises(ValueError, match="different shapes"):
         metrics.add(prediction=clean[:-1], reference=clean)
-    with pytest.raises(ValueError, match="divide by 255"):
-        metrics.add(prediction=clean.astype(float), reference=clean)
+    for values in (clean.astype(float), clean / 127.5 - 1):
+        with pytest.raises(ValueError, match=r"float pictures lie in \[0, 1\]"):
+            metrics.add(prediction=values, reference=clean)
     with pytest.raises(ValueError, match="RGB"):
         metrics.add(prediction=clean[..., 0], reference=clean[..., 0])
     with pytest.raises(ValueError, match="2 predictions cannot be compared with 1"):

@@ -28,6 +28,7 @@ from modeling_unirain.training.checkpoints import Checkpoints
 from modeling_unirain.training.loop import ROUTED_SAMPLES, NonFiniteError, Trainer
 from modeling_unirain.training.run_log import read_records
 from modeling_unirain.training.stopping import leave_signals_to_the_main_process
+from modeling_unirain.training.validation import TypeResult, ValidationResult
 from train_unirain import main
 
 
@@ -298,6 +299,20 @@ def test_a_checkpoint_of_other_types_is_refused(tmp_path, types):
         main(tiny_arguments(tmp_path, "--resume_from", "last", max_steps=4, **changes))
     assert "\n" not in str(error.value)
     assert {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()} == before
+
+
+def test_a_round_over_fewer_types_is_not_of_the_same_pictures():
+    measured = TypeResult(images=2, loss=0.1, psnr=30.0, ssim=0.9, input_psnr=25.0, input_ssim=0.8)
+    one, two = ValidationResult(4, {"DRS": measured}), ValidationResult(2, {"DRS": measured, "NRS": measured})
+    assert one.is_of_the_pictures_of(one.as_dict())
+    assert not one.is_of_the_pictures_of(two.as_dict()) and not two.is_of_the_pictures_of(one.as_dict())
+
+
+def test_a_precision_that_only_accelerate_was_told_is_not_passed_over_in_silence(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    with caplog.at_level("WARNING"):
+        main(tiny_arguments(tmp_path, max_steps=3))
+    assert "accelerate asks for bf16, but --mixed_precision no counts" in caplog.text
 
 
 def test_a_best_round_on_another_validation_set_no_longer_counts(tmp_path, caplog):

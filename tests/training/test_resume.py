@@ -120,6 +120,13 @@ def test_two_processes_descend_the_loss_of_one(tmp_path):
         assert logged(two, name) == pytest.approx(logged(one, name), rel=1e-3)
 
 
+def test_a_checkpoint_beyond_the_last_step_is_refused(tmp_path):
+    main(tiny_arguments(tmp_path, max_steps=4))
+    with pytest.raises(ValueError, match="checkpoint-00000004 is at step 4, beyond --max_steps 3"):
+        main(tiny_arguments(tmp_path, "--resume_from", "last", max_steps=3))
+    assert main(tiny_arguments(tmp_path, "--resume_from", "last", max_steps=4)).step == 4
+
+
 @pytest.mark.parametrize("launcher", [ONE, pytest.param(TWO, marks=pytest.mark.slow)], ids=["one", "two"])
 def test_sigterm_saves_and_exits_cleanly(tmp_path, launcher):
     recipe = str(write_recipe(tmp_path, max_steps=10_000, save_steps=10_000, validation_steps=10_000, num_workers=1))

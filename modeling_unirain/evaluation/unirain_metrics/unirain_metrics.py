@@ -88,6 +88,7 @@ def _as_tensor(picture) -> torch.Tensor:
         return image[None].double() / 255
     if not image.is_floating_point():
         raise ValueError(f"a picture is uint8 or float in [0, 1], not {image.dtype}")
-    if image.max() > 1.5:
-        raise ValueError(f"float pictures lie in [0, 1], but this one reaches {image.max():.4g}: divide by 255")
+    # Networks overshoot a little, which rounding clamps.
+    if not (image.min() >= -0.5 and image.max() <= 1.5):
+        raise ValueError(f"float pictures lie in [0, 1], but this one in [{image.min():.4g}, {image.max():.4g}]")
     return quantize(image[None].double())
