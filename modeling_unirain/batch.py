@@ -77,7 +77,7 @@ class Job:
 
 def plan(inputs: Sequence[str], output: Path, format: str | None, compare: bool) -> list[Job]:
     """Everything to be done, in order; raises before any of it is if the inputs or the output make no sense."""
-    if output.name == "-":
+    if output == Path("-"):
         raise ImageError("Pictures are not written to standard output: give --output the name of a file or folder.")
     suffix = None
     if format is not None:

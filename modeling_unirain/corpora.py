@@ -34,8 +34,9 @@ def load_corpus(place: str | Path, split: str | None = None, streaming: bool = F
             raise ValueError(f"{place} has no split {split!r}, only {', '.join(saved)}.")
         return saved[split]
     if folder.is_file():
+        kind = "arrow" if folder.suffix.lower() == ".arrow" else "parquet"
         files = {split or "train": str(folder)}
-        return datasets.load_dataset(folder.suffix[1:], data_files=files, split=split, streaming=streaming)
+        return datasets.load_dataset(kind, data_files=files, split=split, streaming=streaming)
     if not folder.is_dir():
         return datasets.load_dataset(str(place), split=split, streaming=streaming)
     files = datasets.load_dataset_builder(str(folder)).config.data_files

@@ -1,5 +1,7 @@
 """Images into the network's tensors and back: [0, 1], RGB, padded to what the network can take."""
 
+import math
+
 import numpy as np
 import torch
 from PIL import Image
@@ -79,7 +81,7 @@ class UniRainImageProcessor(ResolvesCheckpointNames, PilBackend):
     def _preprocess(
         self, images: list[np.ndarray], do_rescale, do_pad, size_divisor, return_tensors=None, **kwargs
     ) -> BatchFeature:
-        _check_options(size_divisor, kwargs)
+        _check_options(size_divisor, do_rescale, kwargs)
         if do_rescale:
             images = [_to_unit_range(image) for image in images]
         if do_pad:
@@ -120,13 +122,16 @@ class UniRainImageProcessor(ResolvesCheckpointNames, PilBackend):
         ]
 
 
-def _check_options(size_divisor: int, others: dict) -> None:
+def _check_options(size_divisor: int, do_rescale: bool, others: dict) -> None:
     """Refuse what the library takes for every image processor and this one could only ignore."""
     if size_divisor < 1:
         raise ValueError(f"`size_divisor` must be a positive integer, got {size_divisor}.")
-    if asked := [name for name in ("do_resize", "do_center_crop", "do_normalize") if others.get(name)]:
-        raise ValueError(f"`{asked[0]}` is not supported: the network takes the whole image, in [0, 1].")
-    if others.get("rescale_factor") not in (None, 1 / 255):
+    if asked := [name for name in ("do_resize", "do_center_crop", "do_normalize", "pad_size") if others.get(name)]:
+        raise ValueError(
+            f"`{asked[0]}` is not supported: the network takes the whole image in [0, 1], padded by `size_divisor`."
+        )
+    factor = others.get("rescale_factor")
+    if do_rescale and factor is not None and not math.isclose(factor, 1 / 255, rel_tol=1e-3):
         raise ValueError("`rescale_factor` is not supported: what the values mean follows from their type.")
     if others.get("data_format") not in (None, "channels_first"):
         raise ValueError("`data_format` must be 'channels_first', which the network takes.")

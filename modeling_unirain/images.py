@@ -208,12 +208,7 @@ def open_image(path: str | Path, max_pixels: float = MAX_PIXELS) -> Picture:
 
 def pictures_below(folder: Path, leave_out: Path | None = None) -> list[Path]:
     """Every picture in a folder and those below it (`folders_below`), by its extension; hidden ones aside."""
-    return sorted(
-        path
-        for parent in folders_below(folder, leave_out)
-        for path in parent.iterdir()
-        if is_called_a_picture(path) and path.is_file()
-    )
+    return sorted(path for parent in folders_below(folder, leave_out) for path in _pictures_in(parent))
 
 
 def pictures_by_stem(folder: Path) -> dict[str, Path]:
@@ -223,10 +218,18 @@ def pictures_by_stem(folder: Path) -> dict[str, Path]:
         ImageError: Two pictures of one name.
     """
     pictures: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if is_called_a_picture(path) and path.is_file() and pictures.setdefault(path.stem, path) != path:
+    for path in _pictures_in(folder):
+        if pictures.setdefault(path.stem, path) != path:
             raise ImageError(f"{pictures[path.stem]} and {path.name} have the same name: remove one of them.")
     return pictures
+
+
+def _pictures_in(folder: Path) -> list[Path]:
+    """Those that lie directly in it, in order."""
+    called = sorted(filter(is_called_a_picture, folder.iterdir()))
+    if gone := [path for path in called if path.is_symlink() and not path.exists()]:
+        logger.warning("%s: %d link(s) that lead nowhere are left out, first %s.", folder, len(gone), gone[0].name)
+    return [path for path in called if path.is_file()]
 
 
 def is_called_a_picture(path: Path) -> bool:

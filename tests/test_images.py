@@ -17,7 +17,15 @@ import pytest
 import tifffile
 from PIL import ExifTags, Image, ImageCms, ImageOps
 
-from modeling_unirain.images import ImageError, Picture, format_of, open_image, read_rgb, save_image
+from modeling_unirain.images import (
+    ImageError,
+    Picture,
+    format_of,
+    open_image,
+    pictures_below,
+    read_rgb,
+    save_image,
+)
 from modeling_unirain.pipeline_unirain import RainyImage
 
 
@@ -526,6 +534,13 @@ def test_first_picture_of_several_is_read_with_a_warning(tmp_path, caplog):
         caplog.clear()
         assert np.array_equal(open_image(tmp_path / name).pixels, pattern(seed=1))
         assert "only the first is read" in caplog.text
+
+
+def test_links_that_lead_nowhere_are_told_of(tmp_path, caplog):
+    Image.fromarray(smooth()).save(tmp_path / "a.png")
+    (tmp_path / "b.png").symlink_to(tmp_path / "gone.png")
+    assert pictures_below(tmp_path) == [tmp_path / "a.png"]
+    assert "1 link(s) that lead nowhere are left out, first b.png" in caplog.text
 
 
 def test_extension_does_not_matter_for_reading(tmp_path):

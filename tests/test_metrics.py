@@ -81,6 +81,8 @@ def test_quantize_gives_the_levels_of_a_byte():
 def test_shapes_that_differ_are_named():
     with pytest.raises(ValueError, match=r"\(1, 3, 4, 4\) and \(1, 3, 4, 5\)"):
         metrics.psnr(torch.zeros(1, 3, 4, 4), torch.zeros(1, 3, 4, 5))
+    overshot = torch.full((1, 3, 4, 4), 1.7)
+    assert metrics.psnr(overshot, torch.ones(1, 3, 4, 4)).item() == pytest.approx(-20 * np.log10(0.7))
     for levels in (torch.full((1, 3, 4, 4), 255, dtype=torch.uint8), torch.full((1, 3, 4, 4), 255.0)):
         for metric in (metrics.psnr, metrics.ssim):
             with pytest.raises(ValueError, match="divide by 255"):

@@ -175,7 +175,7 @@ def _check_equal_sizes(rainy: np.ndarray, clean: np.ndarray, rainy_name: str, cl
 def _is_corpus(root: Path) -> bool:
     if root.is_file():
         return root.suffix in CORPUS_SUFFIXES
-    return is_saved(root) or any(root.rglob("*.parquet"))
+    return is_saved(root) or (root / "dataset_info.json").is_file() or any(root.rglob("*.parquet"))
 
 
 def _corpus_pairs(data: str, split: str | None) -> list[EvaluationPair]:

@@ -201,7 +201,7 @@ class Trainer:
             if self.progress.step > self.options.max_steps:
                 raise ValueError(
                     f"{self.checkpoint} is at step {self.progress.step}, beyond --max_steps {self.options.max_steps}: "
-                    "raise it, or resume from an earlier checkpoint."
+                    f"give {self.progress.step} to export it, more to go on, or resume from an earlier checkpoint."
                 )
             self._compare_with_before()
             self._forget_a_best_that_is_gone()

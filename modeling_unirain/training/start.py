@@ -34,12 +34,6 @@ def build_accelerator(arguments: TrainingArguments) -> Accelerator:
         ValueError: a tracker's package is missing.
     """
     check_trackers(arguments.report_to)
-    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    if launched not in ("no", arguments.mixed_precision):
-        logger.warning(
-            f"accelerate asks for {launched}, but --mixed_precision {arguments.mixed_precision} counts: "
-            "tell train_unirain.py or its recipe."
-        )
     accelerator = Accelerator(
         # Without being told, Accelerate ignores torchrun where there is no GPU: every process would train alone.
         cpu=arguments.cpu or not torch.accelerator.is_available(),
@@ -51,6 +45,12 @@ def build_accelerator(arguments: TrainingArguments) -> Accelerator:
     )
     if not accelerator.is_main_process:
         logging.getLogger("modeling_unirain").setLevel(logging.ERROR)
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if launched not in ("no", arguments.mixed_precision):
+        logger.warning(
+            f"accelerate asks for {launched}, but --mixed_precision {arguments.mixed_precision} counts: "
+            "tell train_unirain.py or its recipe."
+        )
     return accelerator
 
 

@@ -74,7 +74,7 @@ def test_what_is_no_pair_of_pictures_is_refused(metrics, pictures):
         metrics.add(prediction=clean[:-1], reference=clean)
     for values in (clean.astype(float), clean / 127.5 - 1):
         with pytest.raises(ValueError, match=r"float pictures lie in \[0, 1\]"):
-            metrics.add(prediction=values, reference=clean)
+            metrics.add(prediction=clean, reference=values)
     with pytest.raises(ValueError, match="RGB"):
         metrics.add(prediction=clean[..., 0], reference=clean[..., 0])
     with pytest.raises(ValueError, match="2 predictions cannot be compared with 1"):

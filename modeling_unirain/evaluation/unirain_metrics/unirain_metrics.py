@@ -8,6 +8,8 @@ A picture is measured when it is added, and only its four figures are kept: pict
 evaluation needs no memory.
 """
 
+import math
+
 import datasets
 import evaluate
 import numpy as np
@@ -54,7 +56,7 @@ class UniRainMetrics(evaluate.Metric):
 
     def add(self, *, prediction=None, reference=None):
         """Measure one picture."""
-        super().add(**measure_pair(_as_tensor(prediction), _as_tensor(reference)))
+        super().add(**measure_pair(_as_tensor(prediction, lowest=-math.inf), _as_tensor(reference, lowest=-0.1)))
 
     def add_batch(self, *, predictions=None, references=None):
         """Measure several pictures, which may differ in size."""
@@ -73,8 +75,8 @@ class UniRainMetrics(evaluate.Metric):
         return {name: float(np.mean(values)) for name, values in figures.items()}
 
 
-def _as_tensor(picture) -> torch.Tensor:
-    """Any picture as (1, 3, height, width), float64, on the levels of 8 bit."""
+def _as_tensor(picture, lowest: float) -> torch.Tensor:
+    """Any picture as (1, 3, height, width), float64, on the levels of 8 bit. A network may fall below 0, the truth does not."""
     if isinstance(picture, torch.Tensor):
         image = picture.detach().cpu()
     else:
@@ -88,7 +90,6 @@ def _as_tensor(picture) -> torch.Tensor:
         return image[None].double() / 255
     if not image.is_floating_point():
         raise ValueError(f"a picture is uint8 or float in [0, 1], not {image.dtype}")
-    # Networks overshoot a little, which rounding clamps.
-    if not (image.min() >= -0.5 and image.max() <= 1.5):
+    if not (image.min() >= lowest and image.max() <= 1.5):
         raise ValueError(f"float pictures lie in [0, 1], but this one in [{image.min():.4g}, {image.max():.4g}]")
     return quantize(image[None].double())
