@@ -11,6 +11,7 @@ from PIL import Image
 from .image_processing_unirain import UniRainImageProcessor
 from .images import Picture, open_image
 from .loading import load_model
+from .messages import first_line
 from .modeling_unirain import UniRainForImageDeraining
 from .pipeline_unirain import Progress, UniRainPipeline
 
@@ -151,7 +152,7 @@ def _works(device: str | torch.device) -> str | None:
             torch.zeros(1, 1, 4, 4, device=device), torch.zeros(1, 1, 3, 3, device=device)
         ).cpu()
     except (RuntimeError, AssertionError, ImportError) as error:  # torch's own, differing by device
-        return str(error).partition("\n")[0] or type(error).__name__
+        return first_line(error)
     return None
 
 

@@ -243,7 +243,7 @@ def assemble_model(source: Path, staging: Path, repo_id: str) -> Path:
             if "custom_pipelines" not in settings or not (staging / "pipeline_unirain.py").is_file():
                 _add_code(staging)
         except (OSError, ValueError) as error:
-            reason = one_line(str(error).replace(str(staging), str(source)))
+            reason = one_line(error).replace(str(staging), str(source))
             raise PublishingError(f"{source} cannot be loaded as a checkpoint of unirain: {reason}") from error
     return staging
 

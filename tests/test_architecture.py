@@ -36,7 +36,7 @@ ALLOWED = {
     # What is built on them.
     "corpora": {"files"},
     "rain": {"types"},
-    "derainer": HUB_FILES | {"images", "loading"},
+    "derainer": HUB_FILES | {"images", "loading", "messages"},
     "batch": {"derainer", "files", "images", "messages", "sheets"},
     "hub": HUB_FILES | {"files"},
     "publishing": {"distillation", "hub", "loading", "messages"},

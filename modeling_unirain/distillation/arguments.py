@@ -10,6 +10,7 @@ import torch
 from modeling_unirain.distillation.reference_index import IndexSettings
 from modeling_unirain.distillation.retrieval import RetrievalSettings
 from modeling_unirain.files import as_path
+from modeling_unirain.messages import first_line
 from modeling_unirain.options import OptionParser, as_flags, read_recipe, split_recipe
 
 
@@ -120,8 +121,7 @@ class BackendArguments:
             try:
                 torch.empty(0, device=self.device)
             except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch's own, differing by device
-                reason = str(error).partition("\n")[0] or type(error).__name__
-                raise ValueError(f"the device {self.device} cannot be used here: {reason}") from error
+                raise ValueError(f"the device {self.device} cannot be used here: {first_line(error)}") from error
         # A Hub id begins with no tilde: what does is a folder below somebody's home, and stays text as the ids do.
         for name in ("captioner", "text_embedder", "image_embedder", "prompt_file"):
             setattr(self, name, getattr(self, name) and os.path.expanduser(getattr(self, name)))

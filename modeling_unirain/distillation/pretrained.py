@@ -90,7 +90,7 @@ class Pretrained:
                 output_loading_info=True,
             )
         except (RuntimeError, SafetensorError) as error:
-            raise ValueError(f"the weights of {self.model} cannot be loaded: {_one_line(error)}") from error
+            raise ValueError(f"the weights of {self.model} cannot be loaded: {_in_short(error)}") from error
         missing, wanted = report["missing_keys"], len(model.state_dict())  # transformers leaves them at random
         if len(missing) > MAY_BE_MISSING * wanted or any(OF_A_LAYER.search(name) for name in missing):
             raise ValueError(f"the weights of {self.model} are not whole: {len(missing)} of {wanted} are missing")
@@ -101,12 +101,12 @@ class Pretrained:
             return transformers.AutoProcessor.from_pretrained(**self._source)
         except ImportError as error:
             if "torchvision" not in str(error).lower():
-                raise ValueError(f"{self.model} needs a package that is not installed: {_one_line(error)}") from error
+                raise ValueError(f"{self.model} needs a package that is not installed: {_in_short(error)}") from error
             raise ValueError(
                 f"{self.model} needs torchvision for its pictures: pip install -e '.[vlm]', or choose a model without it"
             ) from error
         except ValueError as error:  # of several thousand characters, when a folder's model is unknown to transformers
-            raise ValueError(f"the processor of {self.model} cannot be loaded: {_one_line(error)}") from error
+            raise ValueError(f"the processor of {self.model} cannot be loaded: {_in_short(error)}") from error
 
     def release(self) -> None:
         self._loaded = None
@@ -132,7 +132,7 @@ class Pretrained:
                 f"{self.model} is neither a folder nor a Hub id (ORG/NAME or ORG/NAME@revision)"
             ) from error
         except HfHubHTTPError as error:
-            raise OSError(f"the Hub does not give out {self.model}: {_one_line(error)}") from error
+            raise OSError(f"the Hub does not give out {self.model}: {_in_short(error)}") from error
         except (HTTPError, OfflineModeIsEnabled, OSError) as error:
             raise OSError(
                 f"the weights of {self.model} are not on this machine and the Hub cannot be reached "
@@ -165,6 +165,6 @@ def _local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")))
 
 
-def _one_line(error: Exception) -> str:
-    """What an error says, or its name if it says nothing."""
-    return one_line(error)[:300] or type(error).__name__
+def _in_short(error: Exception) -> str:
+    """Models' errors list every weight or class that they know."""
+    return one_line(error)[:300]

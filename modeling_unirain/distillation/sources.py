@@ -108,7 +108,7 @@ def _folders_of_pairs(root: Path) -> Iterator[tuple[Path, str]]:
     """The folders that hold `input` and `target`, or `pair`, and which of the two."""
     for folder in folders_below(root):
         if {"input", "target", "pair"}.intersection(folder.relative_to(root).parts):
-            continue
+            continue  # what lies in one of them are pictures, in folders or not
         if (folder / "input").is_dir() and (folder / "target").is_dir():
             yield folder, "input"
         if (folder / "pair").is_dir():
