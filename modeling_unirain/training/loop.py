@@ -190,6 +190,7 @@ class Trainer:
             self._save()
         logger.info(f"{status.capitalize()} at step {self.progress.step} of {self.options.max_steps}.")
         outcome = self._outcome(status)
+        self._release()
         self.log.finish()
         return outcome
 
@@ -486,6 +487,15 @@ class Trainer:
         best = self.progress.best
         if best is not None and self.checkpoints.path(best["step"]).is_dir():
             self.checkpoints.mark_best(best["step"], best)
+
+    def _release(self) -> None:
+        """Let go of the network before the processes' group ends.
+
+        DistributedDataParallel, as the last to hold the group, would wait for gloo's threads without letting go of the
+        interpreter's lock, which these may be waiting for: a run of several processes on CPUs that never exits (torch 2.13).
+        """
+        del self.model, self.optimizer
+        self.accelerator.free_memory()
 
     def _outcome(self, status: str) -> Outcome:
         progress, last = self.progress, self.checkpoints.path(self.progress.step)

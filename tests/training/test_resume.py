@@ -19,16 +19,18 @@ from train_unirain import main
 pytestmark = pytest.mark.timeout(900)  # a dozen interpreters are started, which takes long on a busy machine
 
 ROOT = Path(__file__).parents[2]
-ONE = [sys.executable]
-TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+SCRIPT = "train_unirain.py"
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+ONE = [sys.executable, SCRIPT]
+TWO = [*TORCHRUN, SCRIPT]
 
 
 def start(launcher: list[str], *flags: str) -> subprocess.Popen:
     environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads()), "OMP_WAIT_POLICY": "PASSIVE"}
     return subprocess.Popen(
-        [*launcher, "train_unirain.py", *flags],
+        [*launcher, *flags],
         cwd=ROOT,
-        env=environment,
+        env=environment | {"PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -118,6 +120,35 @@ def test_two_processes_descend_the_loss_of_one(tmp_path):
     run(TWO, "--recipe", str(recipe), "--output_dir", str(two))
     for name in ("loss", "grad_norm"):
         assert logged(two, name) == pytest.approx(logged(one, name), rel=1e-3)
+
+
+WATCHED = """
+import gc
+import sys
+
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from modeling_unirain.training.arguments import parse_arguments
+from train_unirain import main
+
+
+def destroy(*arguments, original=torch.distributed.destroy_process_group):
+    print("networks held:", sum(isinstance(held, DistributedDataParallel) for held in gc.get_objects()))
+    original(*arguments)
+
+
+torch.distributed.destroy_process_group = destroy
+main(parse_arguments(sys.argv[1:]))
+"""
+
+
+def test_two_processes_let_go_of_their_network_before_their_group(tmp_path):
+    """Else they may wait for each other's threads for ever, one run in hundreds (`Trainer._release`)."""
+    script = tmp_path / "watched.py"
+    script.write_text(WATCHED)
+    output = run([*TORCHRUN, str(script)], "--recipe", str(write_recipe(tmp_path, max_steps=1, warmup_steps=0)))
+    assert output.count("networks held: 0") == 2, output
 
 
 def test_a_checkpoint_beyond_the_last_step_is_refused(tmp_path):
