@@ -20,6 +20,7 @@ EXTRAS["test"] = sorted(
         "psutil",
         "pytest",
         "pytest-timeout",
+        "pytest-xdist",
         "ruff",
         "scikit-image",
         "selenium",

@@ -1,6 +1,12 @@
+import os
 from pathlib import Path
 
 import pytest
+
+
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # they, and what they start, share the cores; before torch
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, os.cpu_count() // int(workers))))
+
 import torch
 from hub_fixture import hub, hub_server  # noqa: F401
 

@@ -22,8 +22,9 @@ def hub_server() -> Iterator[Hub]:
 def hub(hub_server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
     """An empty Hub. In this process `huggingface_hub` (hence transformers) points at it; `datasets` reads the address
     at import, so `load_dataset` from the Hub belongs in a subprocess with `env=hub.env`."""
-    from huggingface_hub import constants
+    from huggingface_hub import close_session, constants
 
+    close_session()  # one that an earlier test opened keeps that test's proxies
     hub_server.reset()
     settings = {
         "HF_ENDPOINT": hub_server.url,
