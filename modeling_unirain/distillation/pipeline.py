@@ -15,6 +15,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import islice, repeat
 from pathlib import Path
@@ -58,6 +59,7 @@ from modeling_unirain.distillation.schemas import (
 from modeling_unirain.distillation.shards import (
     Process,
     ShardStore,
+    alone_in,
     at_work,
     batched,
     stage_key,
@@ -183,6 +185,10 @@ class Distillation:
             ValueError, OSError: with one sentence, as early as it can be known.
         """
         self._check()
+        with alone_in(self.work_dir) if self.process.is_main else nullcontext():
+            return self._run()
+
+    def _run(self) -> Summary | None:
         arguments = self.arguments
         fetch = Fetcher(self.work_dir, self.process, arguments.wait_timeout)
         references = list_references(arguments.references, fetch)

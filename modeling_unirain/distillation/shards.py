@@ -7,6 +7,7 @@ its rows depend on, so a changed setting can never meet an old result.
 
 import hashlib
 import json
+import logging
 import os
 import threading
 import time
@@ -21,6 +22,14 @@ import pyarrow.parquet as pq
 
 from modeling_unirain.files import write_json, written
 
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # on Windows, where nothing keeps a second run away
+    fcntl = None
+
+
+logger = logging.getLogger(__name__)
 
 # Part of every key: raise it when the meaning of a stage's rows changes.
 FORMAT = 1
@@ -120,6 +129,28 @@ class ShardStore:
             f"shards of stage '{self.stage}'",
             timeout,
         )
+
+
+@contextmanager
+def alone_in(work_dir: Path) -> Iterator[None]:
+    """Keep other runs out of a work folder: what is built there has fixed names, and two runs would mix their tables for good.
+
+    For the main process alone. The system gives the lock back when the process ends, however it does.
+
+    Raises:
+        ValueError: the main process of another run is there.
+    """
+    with (work_dir / ".lock").open("ab") as lock:
+        if fcntl is not None:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ValueError(
+                    f"another run is at work in --work_dir {work_dir}: wait until it ends, or choose another folder"
+                ) from error
+            except OSError as error:  # some file systems of clusters know no locks
+                logger.warning("%s cannot be locked (%s): start no second run there", work_dir, error.strerror)
+        yield
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Killed at any moment, resumed, shared by processes: the output is that of one unbroken run, byte for byte."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -232,6 +233,47 @@ def test_a_process_that_dies_at_work_is_noticed(tmp_path):
         child.wait()
     with pytest.raises(TimeoutError, match="If a process died"):
         wait_for(tmp_path, lambda: 0, 1, "lists", 0.5)
+
+
+HELD = """
+import sys
+from pathlib import Path
+
+sys.path[:0] = {paths!r}
+from distillation import tiny_corpus
+
+def refused(images):
+    try:
+        tiny_corpus.distil(Path(sys.argv[1]), Path(sys.argv[2]))
+    except ValueError as error:
+        print(error, flush=True)
+    sys.stdin.read()
+
+parts = tiny_corpus.backends()
+parts.captioner.caption = refused
+tiny_corpus.Distillation(tiny_corpus.arguments(Path(sys.argv[1]), Path(sys.argv[2])), parts).run()
+"""
+
+
+def test_a_second_run_is_kept_out_of_the_work_folder_until_the_first_is_gone(data, unbroken, tmp_path):
+    first = subprocess.Popen(
+        [sys.executable, "-c", HELD.format(paths=PATHS), str(data), str(tmp_path)],
+        env=ENVIRONMENT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        sentence = f"another run is at work in --work_dir {tmp_path / 'work'}: wait until it ends, or choose another"
+        assert sentence in first.stdout.readline()
+        with pytest.raises(ValueError, match=re.escape(sentence)):
+            distil(data, tmp_path)
+    finally:
+        first.kill()
+        first.communicate()
+    distil(data, tmp_path)
+    assert contents(tmp_path / "output") == contents(unbroken / "output")
 
 
 def test_each_process_takes_its_own_shards_only(data, tmp_path):
