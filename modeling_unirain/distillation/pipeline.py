@@ -528,6 +528,11 @@ class Distillation:
     def _check(self) -> None:
         """Whatever can be known to go wrong before time is spent."""
         arguments = self.arguments
+        if arguments.work_dir.resolve().is_relative_to(arguments.output_dir.resolve()):
+            raise ValueError(
+                f"--work_dir {arguments.work_dir} is or lies inside --output_dir {arguments.output_dir}, all of which is "
+                "published: choose another folder for either"
+            )
         for name in ("work_dir", "output_dir"):
             folder = getattr(arguments, name).resolve()
             for source in (*arguments.candidates, *arguments.references):

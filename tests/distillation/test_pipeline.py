@@ -353,6 +353,14 @@ def test_what_cannot_work_is_said_before_anything_is_computed(data, tmp_path):
     assert captioner.images_seen == 0
 
 
+@pytest.mark.parametrize("work_dir", ["output", "output/work", "linked"])
+def test_a_work_folder_that_would_be_published_is_refused_before_any_folder_is_made(data, tmp_path, work_dir):
+    (tmp_path / "linked").symlink_to(tmp_path / "output")
+    with pytest.raises(ValueError, match=rf"--work_dir {tmp_path / work_dir} is or .* --output_dir {tmp_path}/output"):
+        distil(data, tmp_path, work_dir=str(tmp_path / work_dir))
+    assert not (tmp_path / "output").exists()
+
+
 def test_a_foreign_output_folder_is_left_alone(data, tmp_path):
     (tmp_path / "output").mkdir()
     (tmp_path / "output" / "thesis.txt").write_text("mine")
