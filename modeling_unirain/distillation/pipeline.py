@@ -298,7 +298,7 @@ class Distillation:
         for batch, images in loaded_ahead(batched(records, self.arguments.batch_size), _read_picture):
             given = list(self.backends.captioner.caption(images))
             _check_count(self.backends.captioner.name, given, batch)
-            captions += given
+            captions += map(as_text, given)
             advance(len(batch))
         ids = [record.id for record in records]
         table = pa.table({"pair_id": pa.array(ids, pa.string()), "caption": pa.array(captions, pa.string())})
@@ -635,8 +635,8 @@ def _vote_row(judge: Judge, vote: Vote) -> dict[str, Any]:
     return {
         "judge": judge.name,
         "decision": decision,
-        "raw_answer": vote.raw_answer,
-        "reason": vote.reason,
+        "raw_answer": as_text(vote.raw_answer),
+        "reason": as_text(vote.reason),
         "scores": scores,
     }
 

@@ -19,6 +19,7 @@ from distillation.tiny_corpus import (
     scene,
 )
 
+from modeling_unirain.distillation.judging import vote_of
 from modeling_unirain.distillation.pipeline import Backends, Distillation
 from modeling_unirain.distillation.shards import Process
 
@@ -385,6 +386,23 @@ def test_a_backend_that_cannot_work_is_found_before_the_first_picture(data, tmp_
     with pytest.raises(OSError, match="--preset local"):
         distil(data, tmp_path, {"captioner": captioner, "judges": (Unreachable("far", brighter_than(0)),)})
     assert captioner.images_seen == 0
+
+
+def test_half_a_character_in_what_models_say_is_escaped(tmp_path):
+    class Halved(FakeCaptioner):
+        def caption(self, images):
+            return ["rain \ud83d" for _ in images]
+
+    class HalvedJudge(ScriptedJudge):
+        def judge(self, cases):
+            return [vote_of(self.name, '{"reliable": false, "reason": "odd \ud83d"}') for _ in cases]
+
+    small_data(tmp_path)
+    distil(tmp_path, tmp_path, {"captioner": Halved(), "judges": (HalvedJudge("vlm", None),)})
+    corpus = load_dataset(str(tmp_path / "output"), cache_dir=str(tmp_path / "cache"))
+    for row in rows_of(corpus, "rejected").values():
+        assert row["caption"] == r"rain \ud83d" and row["detail"] == r"vlm: odd \ud83d"
+        assert row["votes"][0]["raw_answer"].endswith(r'odd \ud83d"}')
 
 
 def test_two_judges_of_one_name_are_refused():
