@@ -159,6 +159,25 @@ def test_a_second_run_computes_nothing_and_changes_nothing(finished, data):
     assert contents(where) == before
 
 
+def test_the_empty_folder_of_a_run_killed_at_its_very_end_goes_with_the_next(tmp_path):
+    small_data(tmp_path)
+    distil(tmp_path, tmp_path)
+    before = contents(tmp_path / "output")
+    key = json.loads((tmp_path / "output" / "distillation.json").read_text())["key"]
+    (tmp_path / "output" / f".building-{key}").mkdir()
+    distil(tmp_path, tmp_path)
+    assert contents(tmp_path / "output") == before
+    assert not list((tmp_path / "output").glob(".building-*"))
+
+
+def test_a_bar_in_a_name_does_not_break_the_cards_tables(tmp_path):
+    small_data(tmp_path)
+    (tmp_path / "candidates" / "DRS").rename(tmp_path / "candidates" / "D|S")
+    (tmp_path / "candidates" / "D|S" / "set").rename(tmp_path / "candidates" / "D|S" / "a|b")
+    distil(tmp_path, tmp_path, {"judges": ()})
+    assert r"| a\|b | D\|S | 3 | 3 | 100.0% |" in (tmp_path / "output" / "README.md").read_text()
+
+
 def copy_of(finished, tmp_path):
     shutil.copytree(finished[0] / "work", tmp_path / "work")
     return tmp_path
