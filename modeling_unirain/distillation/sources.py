@@ -296,11 +296,10 @@ def _stem(root: Path, path: Path) -> str:
 
 
 def _unique_stems(root: Path, paths: list[Path]) -> list[str]:
-    """The stem of each picture; the whole name where `001.png` and `001.jpg` lie side by side."""
-    times = Counter(_stem(root, path) for path in paths)
-    return [
-        _stem(root, path) if times[_stem(root, path)] == 1 else path.relative_to(root).as_posix() for path in paths
-    ]
+    """The stem of each picture; the whole name where `001.png` and `001.jpg` lie side by side, or `001.png` and `001.png.png`."""
+    stems, names = [_stem(root, path) for path in paths], [path.relative_to(root).as_posix() for path in paths]
+    times = Counter([*stems, *names])
+    return [stem if times[stem] == 1 else name for stem, name in zip(stems, names, strict=True)]
 
 
 def _pair_id(source: str, rain_type: str | None, stem: str) -> str:

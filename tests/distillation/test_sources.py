@@ -1,6 +1,7 @@
 import io
 import os
 import resource
+import time
 from collections import Counter
 
 import numpy as np
@@ -11,7 +12,7 @@ from datasets import Dataset, Features, Image, load_from_disk
 from distillation.tiny_corpus import distil, rained, save, save_pair, scene
 
 from modeling_unirain.distillation.inspection import inspect
-from modeling_unirain.distillation.reading import read_bytes, read_pixels
+from modeling_unirain.distillation.reading import loaded_ahead, read_bytes, read_pixels
 from modeling_unirain.distillation.shards import Process, stage_key
 from modeling_unirain.distillation.sources import Fetcher, list_pairs, list_references
 from modeling_unirain.images import ImageError
@@ -70,6 +71,17 @@ def test_pair_ids_are_unique_across_equal_names_and_suffixes(tmp_path):
     assert set(ids) == {"set/DRS/001.jpg", "set/DRS/001.png", "set/DRS/sub/002", "set-2/DRS/001"}
 
 
+def test_a_stem_that_is_another_pictures_name_gives_way(tmp_path):
+    for name in ("a.png", "a.jpg", "a.png.png", "b.png"):
+        save(tmp_path / "real" / name, scene(1))
+    for part in ("input", "target"):
+        (tmp_path / "DRS" / "set").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "DRS" / "set" / part).symlink_to(tmp_path / "real")
+    names = ["a.jpg", "a.png", "a.png.png", "b"]
+    assert sorted(pair.pair_id for pair in pairs(tmp_path / "DRS" / "set")) == [f"set/DRS/{name}" for name in names]
+    assert sorted(found.reference_id for found in references(tmp_path / "real")) == [f"real/{name}" for name in names]
+
+
 def test_a_number_that_another_data_set_bears_as_its_name_is_not_given_again(tmp_path):
     for root, name in (("a", "rain"), ("b", "rain"), ("c", "rain-2"), ("d", "rain")):
         save_pair(tmp_path / root / "DRS" / name, "0", seed=1)
@@ -101,6 +113,22 @@ def test_pictures_of_parquet_come_with_their_bytes_and_type(tmp_path):
     for i, pair in enumerate(found):
         np.testing.assert_array_equal(read_pixels(pair.target), scene(i))
         assert read_bytes(pair.input) == as_png(rained(scene(i), i))["bytes"]
+
+
+def test_threads_that_want_one_row_group_read_it_once(tmp_path, monkeypatch):
+    dataset(8).to_parquet(str(tmp_path / "set.parquet"), batch_size=4)
+    read, groups = pq.ParquetFile.read_row_group, []
+
+    def slowly(file, group, **options):
+        groups.append((group, *options["columns"]))
+        time.sleep(0.1)
+        return read(file, group, **options)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", slowly)
+    rows = [pair.input for pair in pairs(tmp_path / "set.parquet")]
+    loaded = [data for _, batch in loaded_ahead([rows[:4], rows[4:]], read_bytes) for data in batch]
+    assert loaded == [as_png(rained(scene(i), i))["bytes"] for i in range(8)]
+    assert groups == [(0, "input"), (1, "input")]
 
 
 def test_folder_of_parquet_serves_as_references_too(tmp_path):
