@@ -10,7 +10,8 @@ Candidates, at any depth below what the user names:
 - `<TYPE>/<name>/pair/`: side-by-side pictures, clean on the left and rainy on the right, as Rain800 publishes them;
 - Parquet files, folders written by `Dataset.save_to_disk`, image folders with metadata, and Hub data sets
   (`ORG/NAME`, `ORG/NAME@revision`, `ORG/NAME:split`), with the columns `input`, `target` and, if there is one, `type`. A folder that
-  holds Parquet files and folders of pairs is refused: each is named by itself.
+  holds Parquet files and folders of pairs is refused: each is named by itself. Of a folder that `distill_dataset.py` wrote, candidates are
+  what it kept, and references its real photographs.
 
 References: pictures in folders at any depth (the type from the folder's name), or the same kinds of data sets with a
 column `image` or `input`.
@@ -33,7 +34,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from modeling_unirain.corpora import is_saved, load_corpus, read_stored, undecoded
-from modeling_unirain.distillation.records import ImageLocation, RainPair, Reference
+from modeling_unirain.distillation.records import DISTILLED, MARKER, REAL, ImageLocation, RainPair, Reference
 from modeling_unirain.distillation.shards import Process, at_work, stage_key, wait_for
 from modeling_unirain.files import as_text, folders_below, write_json, written
 from modeling_unirain.images import pictures_below
@@ -92,7 +93,7 @@ def list_references(references: list[str], fetch: Callable[[str], Path | None]) 
 
 
 def _pairs_of(candidate: str, fetch: Callable, taken: Taken) -> Iterator[Identified]:
-    name, place, files = _parquet_files(candidate, fetch)
+    name, place, files = _parquet_files(candidate, fetch, DISTILLED)
     if files is not None:
         if os.path.isdir(candidate) and next(_folders_of_pairs(place), None):
             raise ValueError(f"{candidate} holds Parquet files as well as folders of pairs: name them one by one")
@@ -172,7 +173,7 @@ def _pairs_of_parquet(name: str, place: Path, files: list[Path], taken: Taken) -
 
 
 def _references_of(source: str, fetch: Callable, taken: Taken) -> Iterator[Identified]:
-    name, place, files = _parquet_files(source, fetch)
+    name, place, files = _parquet_files(source, fetch, REAL)
     if files is not None:
         unique = _unique_source(name, None, taken)
         for file in files:
@@ -197,8 +198,9 @@ def _references_of(source: str, fetch: Callable, taken: Taken) -> Iterator[Ident
         yield record, (_identity(path),)
 
 
-def _parquet_files(source: str, fetch: Callable) -> tuple[str, Path, list[Path] | None]:
-    """Name of the data set, the folder it lies in and its Parquet files; no list at all for a plain folder of pictures."""
+def _parquet_files(source: str, fetch: Callable, level: str) -> tuple[str, Path, list[Path] | None]:
+    """Name of the data set, the folder it lies in and its Parquet files, of a distilled corpus those of one level; no list at all
+    for a plain folder of pictures."""
     path = Path(os.path.abspath(source))
     if path.is_file() and path.suffix == ".parquet":
         return path.stem, path.parent, _openable([path])
@@ -207,7 +209,8 @@ def _parquet_files(source: str, fetch: Callable) -> tuple[str, Path, list[Path] 
         return source.rstrip("/").split("/")[-1], fetched, sorted(fetched.glob("*.parquet"))
     if not path.is_dir():
         raise ValueError(f"{source} is neither a folder nor a Parquet file")
-    return path.name, path, _openable(sorted(path.rglob("*.parquet"))) or None
+    wanted = f"data/{level}-*.parquet" if (path / MARKER).is_file() else "**/*.parquet"
+    return path.name, path, _openable(sorted(path.glob(wanted))) or None
 
 
 def _openable(files: list[Path]) -> list[Path]:

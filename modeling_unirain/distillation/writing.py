@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from modeling_unirain.distillation.arguments import DistillationArguments
 from modeling_unirain.distillation.reading import is_the_pictures_fault, read_bytes
-from modeling_unirain.distillation.records import BUILDING, MARKER, ImageLocation
+from modeling_unirain.distillation.records import BUILDING, DISTILLED, MARKER, REAL, REJECTED, ImageLocation
 from modeling_unirain.distillation.reference_index import ReferenceIndex
 from modeling_unirain.distillation.report import write_report
 from modeling_unirain.distillation.shards import ShardStore, stage_key
@@ -34,7 +34,6 @@ from modeling_unirain.types import RainType
 
 logger = logging.getLogger(__name__)
 
-DISTILLED, REJECTED, REAL = "distilled", "rejected", "real"
 ROW_GROUP = 32
 """Pairs of a row group, as `datasets` advises for pictures: what a reader must fetch to see one."""
 PROBE = ".writable-"

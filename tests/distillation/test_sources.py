@@ -197,6 +197,14 @@ def test_a_distilled_corpus_can_be_distilled_again(data, tmp_path):
     assert summary.kept == summary.seen == len(pairs(*kept))
 
 
+def test_of_a_distilled_corpus_candidates_are_what_it_kept_and_references_the_real_photographs(data, tmp_path):
+    first = distil(data, tmp_path / "first", rejected_images=True)
+    corpus = tmp_path / "first" / "output"
+    assert len(pairs(corpus)) == first.kept < first.seen
+    assert all("/data/distilled-" in pair.origin for pair in pairs(corpus))
+    assert len(references(corpus)) == 21 and all("/data/real-" in found.origin for found in references(corpus))
+
+
 def test_parquet_without_the_columns_says_so(tmp_path):
     Dataset.from_list([{"picture": 1}]).to_parquet(str(tmp_path / "odd.parquet"))
     with pytest.raises(ValueError, match="no column 'input'"):
