@@ -1,8 +1,9 @@
-"""Tables on disk that survive a kill: `work_dir/<stage>-<hash of settings>/<shard>.parquet` with done marks.
+"""Tables on disk that survive a kill: `work_dir/<stage>-<hash of settings>/<hash of records>.parquet` with done marks.
 
 A table is written under a temporary name, flushed, renamed, and only then marked done. A shard without its mark is
-computed again. The hash covers the stage's settings and, through the keys of the stages before it, everything that
-its rows depend on, so a changed setting can never meet an old result.
+computed again. The first hash covers the stage's settings and, through the keys of the stages before it, all settings
+that its rows depend on; the second the shard's own records and the identities of their files. So a changed setting or
+picture can never meet an old result, and what is added, changed or taken away leaves the other shards' results as they are.
 """
 
 import hashlib
@@ -79,18 +80,18 @@ class ShardStore:
         work_dir (`Path`): folder that holds all stages.
         stage (`str`): name of the stage.
         key (`str`): from `stage_key`.
-        num_shards (`int`): shards 0 to `num_shards - 1`.
+        names (sequence of `str`): of the shards' files, in order; from `stage_key` too.
     """
 
-    def __init__(self, work_dir: Path, stage: str, key: str, num_shards: int):
-        self.stage, self.key, self.num_shards = stage, key, num_shards
+    def __init__(self, work_dir: Path, stage: str, key: str, names: Sequence[str]):
+        self.stage, self.key, self.names, self.num_shards = stage, key, names, len(names)
         self.folder = work_dir / f"{stage}-{key}"
 
     def path(self, shard: int) -> Path:
-        return self.folder / f"{shard:06d}.parquet"
+        return self.folder / f"{self.names[shard]}.parquet"
 
     def _mark(self, shard: int) -> Path:
-        return self.folder / f"{shard:06d}.done"
+        return self.folder / f"{self.names[shard]}.done"
 
     def is_done(self, shard: int) -> bool:
         return self._mark(shard).exists()

@@ -232,6 +232,35 @@ def test_a_changed_picture_is_looked_at_again(tmp_path):
     assert (first.kept, second.kept) == (3, 2) and second.rejected == {"unreadable": 1}
 
 
+def test_only_what_is_new_is_computed_when_pairs_come_change_or_go(tmp_path):
+    for name, count in (("one", 9), ("two", 3)):
+        for i in range(count):
+            save_pair(tmp_path / "candidates" / "DRS" / name, f"{i}", seed=10 * count + i)
+    save_pair(tmp_path / "more" / "NRS" / "three", "0", seed=7)
+    for i in range(5):
+        save_pair(tmp_path / "references" / "DRS", f"{i}", seed=200 + i)
+    candidates, more = str(tmp_path / "candidates"), str(tmp_path / "more")
+
+    def looked_at(*sources):
+        parts = backends()
+        Distillation(arguments(tmp_path, tmp_path, candidates=list(sources)), parts, Process()).run()
+        distil(tmp_path, tmp_path / "fresh", candidates=list(sources))
+        assert contents(tmp_path / "output") == contents(tmp_path / "fresh" / "output")
+        shutil.rmtree(tmp_path / "fresh")
+        return parts.captioner.images_seen, parts.judges[0].cases_seen
+
+    references = 2 * 5  # their inputs and targets
+    assert looked_at(candidates) == (12 + references, 12)
+    assert looked_at(candidates, more) == (1, 1)
+    assert looked_at(more, candidates) == (0, 0)
+    os.utime(tmp_path / "candidates" / "DRS" / "one" / "input" / "8.png", (0, 0))  # the only one in its shard of 8
+    assert looked_at(candidates, more) == (1, 1)
+    for folder in ("input", "target"):
+        (tmp_path / "candidates" / "DRS" / "two" / folder / "0.png").unlink()
+    assert looked_at(candidates, more) == (2, 2)
+    assert looked_at(more) == (0, 0)
+
+
 def test_rejected_pictures_are_in_the_corpus_only_when_asked_for(finished, data, tmp_path, corpus):
     assert all(row["input"] is None for row in corpus["rejected"])
     where = copy_of(finished, tmp_path)

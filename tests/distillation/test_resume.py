@@ -70,8 +70,8 @@ def stages(where):
 
 
 def test_killed_again_and_again_it_ends_with_the_output_of_an_unbroken_run(data, unbroken, tmp_path):
-    # A run makes about a hundred renames, the first fourteen of them for its lists. Every child dies some renames later,
-    # before or after one in turn, so that there is a kill in every stage; the last one lives.
+    # A run makes more than a hundred renames, the first of them for its lists. Every child dies some renames later, before
+    # or after one in turn, so that there is a kill in every stage; the last one lives.
     driven = subprocess.run(
         [
             sys.executable,
@@ -79,7 +79,7 @@ def test_killed_again_and_again_it_ends_with_the_output_of_an_unbroken_run(data,
             DRIVER.format(paths=PATHS),
             str(data),
             str(tmp_path),
-            ",".join(["5", "13", "14"] + ["21"] * 40),
+            ",".join(["5", "13", "14"] + ["15"] * 40),
         ],
         capture_output=True,
         text=True,
@@ -104,7 +104,7 @@ data, where, stage = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 def stuck(backend, method):
     run = getattr(backend, method)
     def called(*args):
-        if list((where / "work").glob(stage + "-*/000000.done")):
+        if list((where / "work").glob(stage + "-*/*.done")):
             time.sleep(10_000)
         return run(*args)
     setattr(backend, method, called)
@@ -126,7 +126,7 @@ def test_killed_from_outside_while_a_model_works_it_resumes(data, unbroken, tmp_
         stderr=subprocess.DEVNULL,
     )
     try:
-        while not list((tmp_path / "work").glob(f"{stage}-*/000000.done")):
+        while not list((tmp_path / "work").glob(f"{stage}-*/*.done")):
             assert child.poll() is None, "the run ended before it could be killed"
             time.sleep(0.01)
     finally:
@@ -287,4 +287,6 @@ def test_each_process_takes_its_own_shards_only(data, tmp_path):
 def other_shards(count, rank, world_size):
     from modeling_unirain.distillation.shards import ShardStore
 
-    return ShardStore(Path("work"), "stage", "key", count).shards_of(Process(rank, world_size))
+    return ShardStore(Path("work"), "stage", "key", [str(shard) for shard in range(count)]).shards_of(
+        Process(rank, world_size)
+    )
