@@ -197,6 +197,7 @@ class Distillation:
         listed_pairs = self.listing("pair", RainPair, PAIR_SCHEMA, pairs)
         if self.process.is_main:
             self._check_space(listed_pairs.total)
+            self._tell_of_other_lists(listed_references, listed_pairs)
         index = self.build_index(self.describe(listed_references))
         candidates = self.describe(listed_pairs)
         retrieved = self.retrieve(candidates, index)
@@ -549,16 +550,36 @@ class Distillation:
         self.backends.check()
 
     def _check_space(self, pairs: int) -> None:
-        used = sum(_size(file) for file in self.work_dir.rglob("*"))
-        needed, free = pairs * BYTES_PER_PAIR - used, shutil.disk_usage(self.work_dir).free
+        needed, free = pairs * BYTES_PER_PAIR - _size_below(self.work_dir), shutil.disk_usage(self.work_dir).free
         if needed > free:
             raise OSError(
                 f"the disk of --work_dir has {free / 1e9:.1f} GB left and {pairs:,} pairs need about "
                 f"{needed / 1e9:.1f} GB more: free some, or choose another --work_dir"
             )
 
+    def _tell_of_other_lists(self, *listings: Listing) -> None:
+        """Every change to a list of pictures leaves the tables of the old one behind, and somebody may want them back."""
+        others = [
+            folder
+            for listing in listings
+            for folder in self.work_dir.glob(f"{listing.kind}-list-*")
+            if folder != listing.store.folder
+        ]
+        if others:
+            logger.info(
+                "--work_dir %s also holds the tables of %d other lists of pairs or references, %.1f GB in all; nothing of "
+                "them is deleted: if they are no longer needed, choose an empty folder and delete this one",
+                self.work_dir,
+                len(others),
+                _size_below(self.work_dir) / 1e9,
+            )
+
 
 # ---- Pictures and rows --------------------------------------------------------------------------------------------------
+
+
+def _size_below(folder: Path) -> int:
+    return sum(map(_size, folder.rglob("*")))
 
 
 def _size(path: Path) -> int:

@@ -221,14 +221,18 @@ def test_a_changed_setting_gives_what_a_fresh_run_gives(finished, data, tmp_path
     assert reused != contents(finished[0] / "output")
 
 
-def test_a_changed_picture_is_looked_at_again(tmp_path):
+def test_a_changed_picture_is_looked_at_again(tmp_path, caplog):
+    caplog.set_level("INFO")
     folder = tmp_path / "candidates" / "DRS" / "set"
     for i in range(3):
         save_pair(folder, f"{i}", seed=i)
         save_pair(tmp_path / "references" / "DRS", f"{i}", seed=20 + i)
     first = distil(tmp_path, tmp_path)
     (folder / "input" / "1.png").write_bytes(b"no picture any more")
+    told = f"--work_dir {tmp_path / 'work'} also holds the tables of 1 other lists of pairs or references"
+    assert told not in caplog.text
     second = distil(tmp_path, tmp_path)
+    assert told in caplog.text
     assert (first.kept, second.kept) == (3, 2) and second.rejected == {"unreadable": 1}
 
 
