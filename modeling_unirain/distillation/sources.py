@@ -374,7 +374,7 @@ class Fetcher:
             with at_work(self.work_dir):
                 parts = len(list(folder.glob("*.parquet")))
                 rows = islice(iter(open_rows()), parts * FETCHED_ROWS, None)
-                while part := list(islice(rows, FETCHED_ROWS)):
+                while part := [_with_bytes(row) for row in islice(rows, FETCHED_ROWS)]:
                     with written(folder / f"{parts:06d}.parquet") as temporary:
                         pq.write_table(pa.Table.from_pylist(part), temporary, row_group_size=64)
                     parts += 1
@@ -403,17 +403,20 @@ def _open_hub(repo: str, commit: str, split: str | None) -> Iterator[dict]:
 
 
 def _rows(data: Any) -> Iterator[dict]:
-    """Rows with the pictures' own bytes and the type's name."""
+    """Rows with the pictures as they are stored, read or not, and the type's name."""
     pictures = [name for name in ("input", "target", "image") if name in data.column_names]
     type_column = next((name for name in TYPE_COLUMNS if name in data.column_names), None)
     label = data.features[type_column] if type_column and data.features else None
     for row in undecoded(data, pictures):
-        fetched = {name: _embedded(row[name]) for name in pictures}
         value = row[type_column] if type_column else None
         if hasattr(label, "int2str") and isinstance(value, int):
             value = label.int2str(value) if value >= 0 else None  # -1 labels nothing
-        fetched["type"] = value
-        yield fetched
+        yield {**{name: row[name] for name in pictures}, "type": value}
+
+
+def _with_bytes(row: dict) -> dict:
+    """A row with its pictures read: only now, so that those of the rows that a killed fetch has are not read again."""
+    return {name: value if name == "type" else _embedded(value) for name, value in row.items()}
 
 
 def _embedded(picture: dict | None) -> dict:

@@ -202,7 +202,7 @@ def test_a_fetch_may_take_longer_than_the_timeout(tmp_path, monkeypatch):
     def slow_rows():
         for row in range(8):
             time.sleep(0.5)
-            yield {"input": row}
+            yield {"type": row}
 
     fetchers = [Fetcher(tmp_path, Process(rank, 2), timeout=1.5) for rank in range(2)]
     with ThreadPoolExecutor(2) as pool:

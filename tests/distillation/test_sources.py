@@ -1,9 +1,11 @@
 import io
+import json
 import os
 import resource
 import time
 from collections import Counter
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,6 +13,7 @@ import pytest
 from datasets import Dataset, Features, Image, load_from_disk
 from distillation.tiny_corpus import distil, rained, save, save_pair, scene
 
+from modeling_unirain.distillation import sources
 from modeling_unirain.distillation.inspection import inspect
 from modeling_unirain.distillation.reading import loaded_ahead, read_bytes, read_pixels
 from modeling_unirain.distillation.shards import Process, stage_key
@@ -162,6 +165,36 @@ def test_what_save_to_disk_wrote_is_fetched_into_parquet_once(tmp_path):
         assert [pair.rain_type for pair in found] == ["DRS", "snow", "DRS", "snow", "DRS"]
     np.testing.assert_array_equal(read_pixels(found[3].target), scene(3))
     assert len(list((tmp_path / "work").glob("fetch-*"))) == 1
+
+
+def test_a_killed_fetch_does_not_read_again_what_it_has(tmp_path, monkeypatch):
+    for i in range(5):
+        save_pair(tmp_path / "pairs", f"{i}", seed=i)
+    names = [{f"{side}_file_name": f"{side}/{i}.png" for side in ("input", "target")} for i in range(5)]
+    (tmp_path / "pairs" / "metadata.jsonl").write_text("\n".join(map(json.dumps, names)))
+    opened, read = fsspec.open, []
+
+    def killed_at_the_third_and_fifth_row(path, *args, **kwargs):
+        if path.endswith(("input/2.png", "input/4.png")) and path not in read:
+            read.append(path)
+            raise KeyboardInterrupt
+        read.append(path)
+        return opened(path, *args, **kwargs)
+
+    monkeypatch.setattr(sources, "FETCHED_ROWS", 2)
+    monkeypatch.setattr(fsspec, "open", killed_at_the_third_and_fifth_row)
+    fetch = Fetcher(tmp_path / "work", Process(), timeout=1)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            fetch(str(tmp_path / "pairs"))
+    found = [pair for pair, _ in list_pairs([str(tmp_path / "pairs")], fetch)]
+    for i, pair in enumerate(found):
+        np.testing.assert_array_equal(read_pixels(pair.target), scene(i))
+    times = Counter("/".join(path.rsplit("/", 2)[1:]) for path in read)
+    assert len(times) == 10 and {name for name, number in times.items() if number > 1} == {
+        "input/2.png",
+        "input/4.png",
+    }
 
 
 def test_what_was_fetched_of_a_commit_is_gone_on_with_offline(tmp_path, hub, monkeypatch):
