@@ -92,7 +92,8 @@ def as_path(text: str | Path) -> Path:
 
 def as_text(name: str) -> str:
     """A name as tables, JSON and pages can hold it. Python stands a surrogate for each byte of a file name that is not UTF-8
-    (from an old zip, say): it is written out here, `a\\udce8.jpg`. Other names stay as they are."""
+    (from an old zip, say): it is written out here, `a\\udce8.jpg`; so is half a character that a model's JSON holds. Other names
+    and texts stay as they are."""
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 

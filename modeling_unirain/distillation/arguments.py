@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -78,6 +79,10 @@ class DistillationArguments:
         for name in ("shard_size", "rows_per_file", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} must be at least 1, not {getattr(self, name)}")
+        if not re.fullmatch(r"\w[\w.+-]*", self.license):
+            raise ValueError(
+                f"--license must be an identifier of the Hub such as cc-by-4.0 or other, not {self.license!r}"
+            )
         if self.min_votes is not None and self.min_votes < 1:
             raise ValueError(f"--min_votes must be at least 1, not {self.min_votes}")
         if not 0 < self.wait_timeout < math.inf:

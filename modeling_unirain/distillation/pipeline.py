@@ -8,15 +8,14 @@ so that nothing but tables of numbers and words lies in the work folder. Several
 stage; the main process alone indexes, fits, decides and writes.
 """
 
-import hashlib
-import json
 import logging
 import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from itertools import islice, repeat
+from itertools import groupby, islice, repeat
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +57,7 @@ from modeling_unirain.distillation.schemas import (
 from modeling_unirain.distillation.shards import (
     Process,
     ShardStore,
+    alone_in,
     at_work,
     batched,
     stage_key,
@@ -115,14 +115,25 @@ class Listing:
     """`pair` or `reference`."""
     record: type[Record]
     store: ShardStore
-    total: int
-    shard_size: int
+    sizes: tuple[int, ...]
+    """Records in each shard."""
+
+    @property
+    def shards(self) -> Sequence[str]:
+        """The names of the shards, which every stage over the listing shares."""
+        return self.store.names
+
+    @property
+    def key(self) -> str:
+        """Of all of it, for what depends on more than a shard."""
+        return stage_key(*self.shards)
+
+    @property
+    def total(self) -> int:
+        return sum(self.sizes)
 
     def records(self, shard: int) -> list:
         return [self.record.from_row(row) for row in self.store.read(shard).to_pylist()]
-
-    def rows_of(self, shard: int) -> int:
-        return min(self.shard_size, self.total - shard * self.shard_size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,6 +194,10 @@ class Distillation:
             ValueError, OSError: with one sentence, as early as it can be known.
         """
         self._check()
+        with alone_in(self.work_dir) if self.process.is_main else nullcontext():
+            return self._run()
+
+    def _run(self) -> Summary | None:
         arguments = self.arguments
         fetch = Fetcher(self.work_dir, self.process, arguments.wait_timeout)
         references = list_references(arguments.references, fetch)
@@ -227,38 +242,34 @@ class Distillation:
     # ---- Lists ----------------------------------------------------------------------------------------------------------
 
     def listing(self, kind: str, record: type[Record], schema: pa.Schema, records: Iterable[Identified]) -> Listing:
-        """Names of all pictures. Every process lists, to know the key; the main one keeps the list."""
-        size, started = self.arguments.shard_size, time.monotonic()
-        building = ShardStore(self.work_dir, f".{kind}-list", "building", 0)
-        if self.process.is_main:
-            shutil.rmtree(building.folder, ignore_errors=True)
-        digest, total, shards = hashlib.sha256(), 0, 0
-        records = iter(tqdm(records, desc=f"list {kind}s", unit=f" {kind}"))
-        while part := list(islice(records, size)):
-            for found, identity in part:
-                digest.update(json.dumps([found.to_row(), identity], sort_keys=True).encode())
-            if self.process.is_main:
-                rows = [found.to_row() for found, _ in part]
+        """Names of all pictures, in shards of one data set each. Every process lists, to know them; the main one keeps the list."""
+        started, shards, sizes = time.monotonic(), [], []
+        key = stage_key("list 2")
+        for part in self._shards(tqdm(records, desc=f"list {kind}s", unit=f" {kind}")):
+            rows = [found.to_row() for found, _ in part]
+            shards.append(stage_key(rows, [identity for _, identity in part]))
+            sizes.append(len(part))
+            listed = ShardStore(self.work_dir, f"{kind}-list", key, shards)
+            if self.process.is_main and not listed.is_done(len(shards) - 1):
                 with at_work(self.work_dir):
-                    building.write(shards, pa.Table.from_pylist(rows, schema=schema), {"seen": len(rows)})
-            total, shards = total + len(part), shards + 1
-        _tell(f"{kind}-list", Counter(seen=total), started)
-        key = stage_key("list", digest.hexdigest(), size)
-        listed = ShardStore(self.work_dir, f"{kind}-list", key, shards)
-        if self.process.is_main:
-            if listed.folder.exists():
-                shutil.rmtree(building.folder)
-            else:
-                building.folder.rename(listed.folder)
-        self._wait_for_main(listed.folder.exists, f"lists of {kind}s")
-        return Listing(kind, record, listed, total, size)
+                    listed.write(len(shards) - 1, pa.Table.from_pylist(rows, schema=schema), {"seen": len(rows)})
+        listing = Listing(kind, record, ShardStore(self.work_dir, f"{kind}-list", key, tuple(shards)), tuple(sizes))
+        _tell(f"{kind}-list", Counter(seen=listing.total), started)
+        listing.store.wait(self.arguments.wait_timeout)
+        return listing
+
+    def _shards(self, records: Iterable[Identified]) -> Iterator[list[Identified]]:
+        """Cut where a data set ends too, so that a new picture moves none but those of its own from shard to shard."""
+        for _, of_data_set in groupby(records, key=lambda found: (found[0].source, found[0].rain_type)):
+            while part := list(islice(of_data_set, self.arguments.shard_size)):
+                yield part
 
     # ---- Triplets -------------------------------------------------------------------------------------------------------
 
     def describe(self, listing: Listing) -> Described:
         """Inspect, caption and embed every picture of a listing."""
-        backends, kind, shards = self.backends, listing.kind, listing.store.num_shards
-        inspected = ShardStore(self.work_dir, f"{kind}-inspect", stage_key("inspect 2", listing.store.key), shards)
+        backends, kind, shards = self.backends, listing.kind, listing.shards
+        inspected = ShardStore(self.work_dir, f"{kind}-inspect", stage_key("inspect 3"), shards)
         captioned = ShardStore(
             self.work_dir,
             f"{kind}-caption",
@@ -292,7 +303,7 @@ class Distillation:
         for batch, images in loaded_ahead(batched(records, self.arguments.batch_size), _read_picture):
             given = list(self.backends.captioner.caption(images))
             _check_count(self.backends.captioner.name, given, batch)
-            captions += given
+            captions += map(as_text, given)
             advance(len(batch))
         ids = [record.id for record in records]
         table = pa.table({"pair_id": pa.array(ids, pa.string()), "caption": pa.array(captions, pa.string())})
@@ -323,7 +334,9 @@ class Distillation:
     def build_index(self, references: Described) -> ReferenceIndex:
         """The reference database, built once by the main process."""
         settings = self.arguments.index_settings
-        key = stage_key("index 2", references.embedded.key, settings.kind, settings.lists, settings.probes)
+        key = stage_key(
+            "index 3", references.listing.key, references.embedded.key, settings.kind, settings.lists, settings.probes
+        )
         folder = self.work_dir / f"index-{key}"
         if not is_built(folder):
             references.embedded.wait(self.arguments.wait_timeout)
@@ -349,7 +362,7 @@ class Distillation:
         settings = self.arguments.retrieval_settings
         # K3 is not in the key: the table holds all of C2, and S(q) is its beginning.
         key = stage_key("retrieve 2", candidates.embedded.key, index.key, settings.k1, settings.k2)
-        store = ShardStore(self.work_dir, "pair-retrieve", key, candidates.listing.store.num_shards)
+        store = ShardStore(self.work_dir, "pair-retrieve", key, candidates.listing.shards)
         retriever = HierarchicalRetriever(index, settings)
 
         def retrieve(shard: int, advance: Callable) -> tuple[pa.Table, Counter]:
@@ -375,7 +388,7 @@ class Distillation:
         """One judge's votes on every candidate. Judges work one after the other: one set of weights in memory."""
         fitted = stage_key("fit", index.key, judge.name, judge.fingerprint)
         key = stage_key("judge", retrieved.key, fitted, self.arguments.k3)
-        store = ShardStore(self.work_dir, f"pair-judge-{judge.name}", key, candidates.listing.store.num_shards)
+        store = ShardStore(self.work_dir, f"pair-judge-{judge.name}", key, candidates.listing.shards)
         if all(store.is_done(shard) for shard in store.shards_of(self.process)):
             return store
         judge.load_statistics(self._statistics(judge, index, self.work_dir / f"fit-{judge.name}-{fitted}"))
@@ -418,7 +431,7 @@ class Distillation:
         """Votes to verdicts, duplicates dropped; one table with everything there is to know about each pair."""
         listing = candidates.listing
         edges = ShardStore(
-            self.work_dir, "duplicates", stage_key("duplicates of classes", candidates.inspected.key), 1
+            self.work_dir, "duplicates", stage_key("duplicates of classes", candidates.inspected.key), [listing.key]
         )
         if self.arguments.drop_duplicates and not edges.is_done(0):
             started = time.monotonic()
@@ -431,8 +444,9 @@ class Distillation:
             [store.key for store in ballots],
             self.min_votes,
             self.arguments.drop_duplicates and edges.key,
+            listing.key,  # duplicates may be of any shard
         )
-        store = ShardStore(self.work_dir, "verdict", stage_key(key, self.arguments.k3), listing.store.num_shards)
+        store = ShardStore(self.work_dir, "verdict", stage_key(key, self.arguments.k3), listing.shards)
         if all(store.is_done(shard) for shard in range(store.num_shards)):
             return store
         duplicate_of: dict[str, str] = {}
@@ -503,8 +517,8 @@ class Distillation:
         started = time.monotonic()
         counts: Counter = Counter()
         with tqdm(
-            total=sum(map(listing.rows_of, shards)),
-            initial=sum(listing.rows_of(shard) for shard in shards if store.is_done(shard)),
+            total=sum(listing.sizes[shard] for shard in shards),
+            initial=sum(listing.sizes[shard] for shard in shards if store.is_done(shard)),
             desc=store.stage,
             unit=f" {listing.kind}s",
             disable=None if missing else True,
@@ -514,7 +528,7 @@ class Distillation:
                 with at_work(self.work_dir):
                     table, shard_counts = compute(shard, bar.update)
                     store.write(shard, table, shard_counts)
-                bar.update(at + listing.rows_of(shard) - bar.n)
+                bar.update(at + listing.sizes[shard] - bar.n)
                 counts.update(shard_counts)
         if missing:
             _tell(store.stage, counts, started)
@@ -522,6 +536,11 @@ class Distillation:
     def _check(self) -> None:
         """Whatever can be known to go wrong before time is spent."""
         arguments = self.arguments
+        if arguments.work_dir.resolve().is_relative_to(arguments.output_dir.resolve()):
+            raise ValueError(
+                f"--work_dir {arguments.work_dir} is or lies inside --output_dir {arguments.output_dir}, all of which is "
+                "published: choose another folder for either"
+            )
         for name in ("work_dir", "output_dir"):
             folder = getattr(arguments, name).resolve()
             for source in (*arguments.candidates, *arguments.references):
@@ -624,8 +643,8 @@ def _vote_row(judge: Judge, vote: Vote) -> dict[str, Any]:
     return {
         "judge": judge.name,
         "decision": decision,
-        "raw_answer": vote.raw_answer,
-        "reason": vote.reason,
+        "raw_answer": as_text(vote.raw_answer),
+        "reason": as_text(vote.reason),
         "scores": scores,
     }
 

@@ -3,6 +3,7 @@
 import errno
 import io
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -88,7 +89,9 @@ def _half(pixels: np.ndarray, location: ImageLocation) -> np.ndarray:
 def _read_row(location: ImageLocation) -> bytes:
     starts = _row_group_starts(location.path)
     group = int(np.searchsorted(starts, location.row, side="right")) - 1
-    cell = _row_group(location.path, group, location.part)[location.row - int(starts[group])].as_py()
+    with _READING:
+        cells = _row_group(location.path, group, location.part)
+    cell = cells[location.row - int(starts[group])].as_py()
     data = cell.get("bytes") if isinstance(cell, dict) else cell
     if not data:
         raise OSError(f"row {location.row} of {location.path} holds no picture in column '{location.part}'")
@@ -99,6 +102,10 @@ def _read_row(location: ImageLocation) -> bytes:
 def _row_group_starts(path: str) -> np.ndarray:
     metadata = pq.read_metadata(path)
     return np.cumsum([0] + [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups - 1)])
+
+
+# Threads that miss the same row group at once would each read it.
+_READING = threading.Lock()
 
 
 # Pairs of one row group are read one after the other, their input and their target: four columns of one row group are

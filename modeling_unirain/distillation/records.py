@@ -12,6 +12,8 @@ MARKER = "distillation.json"
 """File of a corpus that is written last: it says that the folder is complete."""
 BUILDING = ".building-"
 """What the name of the folder begins with in which a corpus is built, inside its own."""
+DISTILLED, REJECTED, REAL = "distilled", "rejected", "real"
+"""The three levels of a corpus: its splits, and what the names of their files begin with."""
 
 ESCAPED = re.compile(r"\\udc([89a-f][0-9a-f])")
 

@@ -1,12 +1,14 @@
-"""Tables on disk that survive a kill: `work_dir/<stage>-<hash of settings>/<shard>.parquet` with done marks.
+"""Tables on disk that survive a kill: `work_dir/<stage>-<hash of settings>/<hash of records>.parquet` with done marks.
 
 A table is written under a temporary name, flushed, renamed, and only then marked done. A shard without its mark is
-computed again. The hash covers the stage's settings and, through the keys of the stages before it, everything that
-its rows depend on, so a changed setting can never meet an old result.
+computed again. The first hash covers the stage's settings and, through the keys of the stages before it, all settings
+that its rows depend on; the second the shard's own records and the identities of their files. So a changed setting or
+picture can never meet an old result, and what is added, changed or taken away leaves the other shards' results as they are.
 """
 
 import hashlib
 import json
+import logging
 import os
 import threading
 import time
@@ -21,6 +23,14 @@ import pyarrow.parquet as pq
 
 from modeling_unirain.files import write_json, written
 
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # on Windows, where nothing keeps a second run away
+    fcntl = None
+
+
+logger = logging.getLogger(__name__)
 
 # Part of every key: raise it when the meaning of a stage's rows changes.
 FORMAT = 1
@@ -70,18 +80,18 @@ class ShardStore:
         work_dir (`Path`): folder that holds all stages.
         stage (`str`): name of the stage.
         key (`str`): from `stage_key`.
-        num_shards (`int`): shards 0 to `num_shards - 1`.
+        names (sequence of `str`): of the shards' files, in order; from `stage_key` too.
     """
 
-    def __init__(self, work_dir: Path, stage: str, key: str, num_shards: int):
-        self.stage, self.key, self.num_shards = stage, key, num_shards
+    def __init__(self, work_dir: Path, stage: str, key: str, names: Sequence[str]):
+        self.stage, self.key, self.names, self.num_shards = stage, key, names, len(names)
         self.folder = work_dir / f"{stage}-{key}"
 
     def path(self, shard: int) -> Path:
-        return self.folder / f"{shard:06d}.parquet"
+        return self.folder / f"{self.names[shard]}.parquet"
 
     def _mark(self, shard: int) -> Path:
-        return self.folder / f"{shard:06d}.done"
+        return self.folder / f"{self.names[shard]}.done"
 
     def is_done(self, shard: int) -> bool:
         return self._mark(shard).exists()
@@ -120,6 +130,28 @@ class ShardStore:
             f"shards of stage '{self.stage}'",
             timeout,
         )
+
+
+@contextmanager
+def alone_in(work_dir: Path) -> Iterator[None]:
+    """Keep other runs out of a work folder: what is built there has fixed names, and two runs would mix their tables for good.
+
+    For the main process alone. The system gives the lock back when the process ends, however it does.
+
+    Raises:
+        ValueError: the main process of another run is there.
+    """
+    with (work_dir / ".lock").open("ab") as lock:
+        if fcntl is not None:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ValueError(
+                    f"another run is at work in --work_dir {work_dir}: wait until it ends, or choose another folder"
+                ) from error
+            except OSError as error:  # some file systems of clusters know no locks
+                logger.warning("%s cannot be locked (%s): start no second run there", work_dir, error.strerror)
+        yield
 
 
 @contextmanager

@@ -10,7 +10,8 @@ Candidates, at any depth below what the user names:
 - `<TYPE>/<name>/pair/`: side-by-side pictures, clean on the left and rainy on the right, as Rain800 publishes them;
 - Parquet files, folders written by `Dataset.save_to_disk`, image folders with metadata, and Hub data sets
   (`ORG/NAME`, `ORG/NAME@revision`, `ORG/NAME:split`), with the columns `input`, `target` and, if there is one, `type`. A folder that
-  holds Parquet files and folders of pairs is refused: each is named by itself.
+  holds Parquet files and folders of pairs is refused: each is named by itself. Of a folder that `distill_dataset.py` wrote, candidates are
+  what it kept, and references its real photographs.
 
 References: pictures in folders at any depth (the type from the folder's name), or the same kinds of data sets with a
 column `image` or `input`.
@@ -33,7 +34,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from modeling_unirain.corpora import is_saved, load_corpus, read_stored, undecoded
-from modeling_unirain.distillation.records import ImageLocation, RainPair, Reference
+from modeling_unirain.distillation.records import DISTILLED, MARKER, REAL, ImageLocation, RainPair, Reference
 from modeling_unirain.distillation.shards import Process, at_work, stage_key, wait_for
 from modeling_unirain.files import as_text, folders_below, write_json, written
 from modeling_unirain.images import pictures_below
@@ -92,7 +93,7 @@ def list_references(references: list[str], fetch: Callable[[str], Path | None]) 
 
 
 def _pairs_of(candidate: str, fetch: Callable, taken: Taken) -> Iterator[Identified]:
-    name, place, files = _parquet_files(candidate, fetch)
+    name, place, files = _parquet_files(candidate, fetch, DISTILLED)
     if files is not None:
         if os.path.isdir(candidate) and next(_folders_of_pairs(place), None):
             raise ValueError(f"{candidate} holds Parquet files as well as folders of pairs: name them one by one")
@@ -172,7 +173,7 @@ def _pairs_of_parquet(name: str, place: Path, files: list[Path], taken: Taken) -
 
 
 def _references_of(source: str, fetch: Callable, taken: Taken) -> Iterator[Identified]:
-    name, place, files = _parquet_files(source, fetch)
+    name, place, files = _parquet_files(source, fetch, REAL)
     if files is not None:
         unique = _unique_source(name, None, taken)
         for file in files:
@@ -197,8 +198,9 @@ def _references_of(source: str, fetch: Callable, taken: Taken) -> Iterator[Ident
         yield record, (_identity(path),)
 
 
-def _parquet_files(source: str, fetch: Callable) -> tuple[str, Path, list[Path] | None]:
-    """Name of the data set, the folder it lies in and its Parquet files; no list at all for a plain folder of pictures."""
+def _parquet_files(source: str, fetch: Callable, level: str) -> tuple[str, Path, list[Path] | None]:
+    """Name of the data set, the folder it lies in and its Parquet files, of a distilled corpus those of one level; no list at all
+    for a plain folder of pictures."""
     path = Path(os.path.abspath(source))
     if path.is_file() and path.suffix == ".parquet":
         return path.stem, path.parent, _openable([path])
@@ -207,7 +209,8 @@ def _parquet_files(source: str, fetch: Callable) -> tuple[str, Path, list[Path] 
         return source.rstrip("/").split("/")[-1], fetched, sorted(fetched.glob("*.parquet"))
     if not path.is_dir():
         raise ValueError(f"{source} is neither a folder nor a Parquet file")
-    return path.name, path, _openable(sorted(path.rglob("*.parquet"))) or None
+    wanted = f"data/{level}-*.parquet" if (path / MARKER).is_file() else "**/*.parquet"
+    return path.name, path, _openable(sorted(path.glob(wanted))) or None
 
 
 def _openable(files: list[Path]) -> list[Path]:
@@ -296,11 +299,10 @@ def _stem(root: Path, path: Path) -> str:
 
 
 def _unique_stems(root: Path, paths: list[Path]) -> list[str]:
-    """The stem of each picture; the whole name where `001.png` and `001.jpg` lie side by side."""
-    times = Counter(_stem(root, path) for path in paths)
-    return [
-        _stem(root, path) if times[_stem(root, path)] == 1 else path.relative_to(root).as_posix() for path in paths
-    ]
+    """The stem of each picture; the whole name where `001.png` and `001.jpg` lie side by side, or `001.png` and `001.png.png`."""
+    stems, names = [_stem(root, path) for path in paths], [path.relative_to(root).as_posix() for path in paths]
+    times = Counter([*stems, *names])
+    return [stem if times[stem] == 1 else name for stem, name in zip(stems, names, strict=True)]
 
 
 def _pair_id(source: str, rain_type: str | None, stem: str) -> str:
@@ -372,7 +374,7 @@ class Fetcher:
             with at_work(self.work_dir):
                 parts = len(list(folder.glob("*.parquet")))
                 rows = islice(iter(open_rows()), parts * FETCHED_ROWS, None)
-                while part := list(islice(rows, FETCHED_ROWS)):
+                while part := [_with_bytes(row) for row in islice(rows, FETCHED_ROWS)]:
                     with written(folder / f"{parts:06d}.parquet") as temporary:
                         pq.write_table(pa.Table.from_pylist(part), temporary, row_group_size=64)
                     parts += 1
@@ -401,17 +403,20 @@ def _open_hub(repo: str, commit: str, split: str | None) -> Iterator[dict]:
 
 
 def _rows(data: Any) -> Iterator[dict]:
-    """Rows with the pictures' own bytes and the type's name."""
+    """Rows with the pictures as they are stored, read or not, and the type's name."""
     pictures = [name for name in ("input", "target", "image") if name in data.column_names]
     type_column = next((name for name in TYPE_COLUMNS if name in data.column_names), None)
     label = data.features[type_column] if type_column and data.features else None
     for row in undecoded(data, pictures):
-        fetched = {name: _embedded(row[name]) for name in pictures}
         value = row[type_column] if type_column else None
         if hasattr(label, "int2str") and isinstance(value, int):
             value = label.int2str(value) if value >= 0 else None  # -1 labels nothing
-        fetched["type"] = value
-        yield fetched
+        yield {**{name: row[name] for name in pictures}, "type": value}
+
+
+def _with_bytes(row: dict) -> dict:
+    """A row with its pictures read: only now, so that those of the rows that a killed fetch has are not read again."""
+    return {name: value if name == "type" else _embedded(value) for name, value in row.items()}
 
 
 def _embedded(picture: dict | None) -> dict:

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from modeling_unirain.distillation.arguments import DistillationArguments
 from modeling_unirain.distillation.reading import is_the_pictures_fault, read_bytes
-from modeling_unirain.distillation.records import BUILDING, MARKER, ImageLocation
+from modeling_unirain.distillation.records import BUILDING, DISTILLED, MARKER, REAL, REJECTED, ImageLocation
 from modeling_unirain.distillation.reference_index import ReferenceIndex
 from modeling_unirain.distillation.report import write_report
 from modeling_unirain.distillation.shards import ShardStore, stage_key
@@ -34,7 +34,6 @@ from modeling_unirain.types import RainType
 
 logger = logging.getLogger(__name__)
 
-DISTILLED, REJECTED, REAL = "distilled", "rejected", "real"
 ROW_GROUP = 32
 """Pairs of a row group, as `datasets` advises for pictures: what a reader must fetch to see one."""
 PROBE = ".writable-"
@@ -104,11 +103,12 @@ class CorpusWriter:
         options = [arguments.rejected_images, arguments.rows_per_file, arguments.license, self.settings]
         key = stage_key("write 2", verdicts.key, index.key, *options)
         building = self.output_dir / f"{BUILDING}{key}"
-        for stale in self.output_dir.glob(f"{BUILDING}*"):
-            if stale != building:
-                shutil.rmtree(stale)
         marker = self.output_dir / MARKER
-        if marker.exists() and json.loads(marker.read_text(encoding="utf-8")).get("key") == key:
+        is_complete = marker.exists() and json.loads(marker.read_text(encoding="utf-8")).get("key") == key
+        for stale in self.output_dir.glob(f"{BUILDING}*"):
+            if is_complete or stale != building:  # a kill after the last move leaves the complete one's, empty
+                shutil.rmtree(stale)
+        if is_complete:
             logger.info("%s is complete", self.output_dir)
             return
         types = self._types(verdicts, index)
@@ -256,7 +256,7 @@ def corpus_card(
     )
     groups = sorted({*counts["kept"], *counts["rejected"]})
     rows = "".join(
-        f"| {source} | {rain_type} | {kept + dropped:,} | {kept:,} | {kept / (kept + dropped):.1%} |\n"
+        f"| {_cell(source)} | {_cell(rain_type)} | {kept + dropped:,} | {kept:,} | {kept / (kept + dropped):.1%} |\n"
         for source, rain_type in groups
         for kept, dropped in [(counts["kept"][source, rain_type], counts["rejected"][source, rain_type])]
     )

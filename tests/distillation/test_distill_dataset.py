@@ -51,6 +51,7 @@ def test_the_home_folder_is_found_in_every_place(monkeypatch, tmp_path):
         ([*REQUIRED, "--shard_size", "0"], "--shard_size"),
         ([*REQUIRED, "--min_votes", "0"], "--min_votes must be at least 1"),
         ([*REQUIRED, "--wait_timeout", "nan"], "--wait_timeout must be a positive number"),
+        ([*REQUIRED, "--license", "other: see card"], "--license must be an identifier of the Hub such as"),
         ([*REQUIRED, "--device", "abacus"], "device abacus cannot be used here"),
         ([*REQUIRED, "--speed", "9"], "unknown option --speed 9; see distill_dataset.py --help"),
         (["--recipe", "missing.yaml"], "missing.yaml"),

@@ -54,7 +54,7 @@ class CountingStore(ShardStore):
 
 
 def stored(folder, rows: list[dict]) -> CountingStore:
-    store = CountingStore(folder, "pair-inspect", "key", -(-len(rows) // SHARD))
+    store = CountingStore(folder, "pair-inspect", "key", [str(start) for start in range(0, len(rows), SHARD)])
     for shard in range(store.num_shards):
         part = rows[shard * SHARD : (shard + 1) * SHARD]
         store.write(shard, pa.Table.from_pylist(part, schema=INSPECTED_SCHEMA), {})

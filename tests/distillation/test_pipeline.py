@@ -19,6 +19,7 @@ from distillation.tiny_corpus import (
     scene,
 )
 
+from modeling_unirain.distillation.judging import vote_of
 from modeling_unirain.distillation.pipeline import Backends, Distillation
 from modeling_unirain.distillation.shards import Process
 
@@ -158,6 +159,25 @@ def test_a_second_run_computes_nothing_and_changes_nothing(finished, data):
     assert contents(where) == before
 
 
+def test_the_empty_folder_of_a_run_killed_at_its_very_end_goes_with_the_next(tmp_path):
+    small_data(tmp_path)
+    distil(tmp_path, tmp_path)
+    before = contents(tmp_path / "output")
+    key = json.loads((tmp_path / "output" / "distillation.json").read_text())["key"]
+    (tmp_path / "output" / f".building-{key}").mkdir()
+    distil(tmp_path, tmp_path)
+    assert contents(tmp_path / "output") == before
+    assert not list((tmp_path / "output").glob(".building-*"))
+
+
+def test_a_bar_in_a_name_does_not_break_the_cards_tables(tmp_path):
+    small_data(tmp_path)
+    (tmp_path / "candidates" / "DRS").rename(tmp_path / "candidates" / "D|S")
+    (tmp_path / "candidates" / "D|S" / "set").rename(tmp_path / "candidates" / "D|S" / "a|b")
+    distil(tmp_path, tmp_path, {"judges": ()})
+    assert r"| a\|b | D\|S | 3 | 3 | 100.0% |" in (tmp_path / "output" / "README.md").read_text()
+
+
 def copy_of(finished, tmp_path):
     shutil.copytree(finished[0] / "work", tmp_path / "work")
     return tmp_path
@@ -210,6 +230,35 @@ def test_a_changed_picture_is_looked_at_again(tmp_path):
     (folder / "input" / "1.png").write_bytes(b"no picture any more")
     second = distil(tmp_path, tmp_path)
     assert (first.kept, second.kept) == (3, 2) and second.rejected == {"unreadable": 1}
+
+
+def test_only_what_is_new_is_computed_when_pairs_come_change_or_go(tmp_path):
+    for name, count in (("one", 9), ("two", 3)):
+        for i in range(count):
+            save_pair(tmp_path / "candidates" / "DRS" / name, f"{i}", seed=10 * count + i)
+    save_pair(tmp_path / "more" / "NRS" / "three", "0", seed=7)
+    for i in range(5):
+        save_pair(tmp_path / "references" / "DRS", f"{i}", seed=200 + i)
+    candidates, more = str(tmp_path / "candidates"), str(tmp_path / "more")
+
+    def looked_at(*sources):
+        parts = backends()
+        Distillation(arguments(tmp_path, tmp_path, candidates=list(sources)), parts, Process()).run()
+        distil(tmp_path, tmp_path / "fresh", candidates=list(sources))
+        assert contents(tmp_path / "output") == contents(tmp_path / "fresh" / "output")
+        shutil.rmtree(tmp_path / "fresh")
+        return parts.captioner.images_seen, parts.judges[0].cases_seen
+
+    references = 2 * 5  # their inputs and targets
+    assert looked_at(candidates) == (12 + references, 12)
+    assert looked_at(candidates, more) == (1, 1)
+    assert looked_at(more, candidates) == (0, 0)
+    os.utime(tmp_path / "candidates" / "DRS" / "one" / "input" / "8.png", (0, 0))  # the only one in its shard of 8
+    assert looked_at(candidates, more) == (1, 1)
+    for folder in ("input", "target"):
+        (tmp_path / "candidates" / "DRS" / "two" / folder / "0.png").unlink()
+    assert looked_at(candidates, more) == (2, 2)
+    assert looked_at(more) == (0, 0)
 
 
 def test_rejected_pictures_are_in_the_corpus_only_when_asked_for(finished, data, tmp_path, corpus):
@@ -353,6 +402,14 @@ def test_what_cannot_work_is_said_before_anything_is_computed(data, tmp_path):
     assert captioner.images_seen == 0
 
 
+@pytest.mark.parametrize("work_dir", ["output", "output/work", "linked"])
+def test_a_work_folder_that_would_be_published_is_refused_before_any_folder_is_made(data, tmp_path, work_dir):
+    (tmp_path / "linked").symlink_to(tmp_path / "output")
+    with pytest.raises(ValueError, match=rf"--work_dir {tmp_path / work_dir} is or .* --output_dir {tmp_path}/output"):
+        distil(data, tmp_path, work_dir=str(tmp_path / work_dir))
+    assert not (tmp_path / "output").exists()
+
+
 def test_a_foreign_output_folder_is_left_alone(data, tmp_path):
     (tmp_path / "output").mkdir()
     (tmp_path / "output" / "thesis.txt").write_text("mine")
@@ -377,6 +434,23 @@ def test_a_backend_that_cannot_work_is_found_before_the_first_picture(data, tmp_
     with pytest.raises(OSError, match="--preset local"):
         distil(data, tmp_path, {"captioner": captioner, "judges": (Unreachable("far", brighter_than(0)),)})
     assert captioner.images_seen == 0
+
+
+def test_half_a_character_in_what_models_say_is_escaped(tmp_path):
+    class Halved(FakeCaptioner):
+        def caption(self, images):
+            return ["rain \ud83d" for _ in images]
+
+    class HalvedJudge(ScriptedJudge):
+        def judge(self, cases):
+            return [vote_of(self.name, '{"reliable": false, "reason": "odd \ud83d"}') for _ in cases]
+
+    small_data(tmp_path)
+    distil(tmp_path, tmp_path, {"captioner": Halved(), "judges": (HalvedJudge("vlm", None),)})
+    corpus = load_dataset(str(tmp_path / "output"), cache_dir=str(tmp_path / "cache"))
+    for row in rows_of(corpus, "rejected").values():
+        assert row["caption"] == r"rain \ud83d" and row["detail"] == r"vlm: odd \ud83d"
+        assert row["votes"][0]["raw_answer"].endswith(r'odd \ud83d"}')
 
 
 def test_two_judges_of_one_name_are_refused():

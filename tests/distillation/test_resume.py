@@ -1,6 +1,7 @@
 """Killed at any moment, resumed, shared by processes: the output is that of one unbroken run, byte for byte."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -69,8 +70,8 @@ def stages(where):
 
 
 def test_killed_again_and_again_it_ends_with_the_output_of_an_unbroken_run(data, unbroken, tmp_path):
-    # A run makes about a hundred renames, the first fourteen of them for its lists. Every child dies some renames later,
-    # before or after one in turn, so that there is a kill in every stage; the last one lives.
+    # A run makes more than a hundred renames, the first of them for its lists. Every child dies some renames later, before
+    # or after one in turn, so that there is a kill in every stage; the last one lives.
     driven = subprocess.run(
         [
             sys.executable,
@@ -78,7 +79,7 @@ def test_killed_again_and_again_it_ends_with_the_output_of_an_unbroken_run(data,
             DRIVER.format(paths=PATHS),
             str(data),
             str(tmp_path),
-            ",".join(["5", "13", "14"] + ["21"] * 40),
+            ",".join(["5", "13", "14"] + ["15"] * 40),
         ],
         capture_output=True,
         text=True,
@@ -103,7 +104,7 @@ data, where, stage = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 def stuck(backend, method):
     run = getattr(backend, method)
     def called(*args):
-        if list((where / "work").glob(stage + "-*/000000.done")):
+        if list((where / "work").glob(stage + "-*/*.done")):
             time.sleep(10_000)
         return run(*args)
     setattr(backend, method, called)
@@ -125,7 +126,7 @@ def test_killed_from_outside_while_a_model_works_it_resumes(data, unbroken, tmp_
         stderr=subprocess.DEVNULL,
     )
     try:
-        while not list((tmp_path / "work").glob(f"{stage}-*/000000.done")):
+        while not list((tmp_path / "work").glob(f"{stage}-*/*.done")):
             assert child.poll() is None, "the run ended before it could be killed"
             time.sleep(0.01)
     finally:
@@ -201,7 +202,7 @@ def test_a_fetch_may_take_longer_than_the_timeout(tmp_path, monkeypatch):
     def slow_rows():
         for row in range(8):
             time.sleep(0.5)
-            yield {"input": row}
+            yield {"type": row}
 
     fetchers = [Fetcher(tmp_path, Process(rank, 2), timeout=1.5) for rank in range(2)]
     with ThreadPoolExecutor(2) as pool:
@@ -234,6 +235,47 @@ def test_a_process_that_dies_at_work_is_noticed(tmp_path):
         wait_for(tmp_path, lambda: 0, 1, "lists", 0.5)
 
 
+HELD = """
+import sys
+from pathlib import Path
+
+sys.path[:0] = {paths!r}
+from distillation import tiny_corpus
+
+def refused(images):
+    try:
+        tiny_corpus.distil(Path(sys.argv[1]), Path(sys.argv[2]))
+    except ValueError as error:
+        print(error, flush=True)
+    sys.stdin.read()
+
+parts = tiny_corpus.backends()
+parts.captioner.caption = refused
+tiny_corpus.Distillation(tiny_corpus.arguments(Path(sys.argv[1]), Path(sys.argv[2])), parts).run()
+"""
+
+
+def test_a_second_run_is_kept_out_of_the_work_folder_until_the_first_is_gone(data, unbroken, tmp_path):
+    first = subprocess.Popen(
+        [sys.executable, "-c", HELD.format(paths=PATHS), str(data), str(tmp_path)],
+        env=ENVIRONMENT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        sentence = f"another run is at work in --work_dir {tmp_path / 'work'}: wait until it ends, or choose another"
+        assert sentence in first.stdout.readline()
+        with pytest.raises(ValueError, match=re.escape(sentence)):
+            distil(data, tmp_path)
+    finally:
+        first.kill()
+        first.communicate()
+    distil(data, tmp_path)
+    assert contents(tmp_path / "output") == contents(unbroken / "output")
+
+
 def test_each_process_takes_its_own_shards_only(data, tmp_path):
     other = Distillation(arguments(data, tmp_path, wait_timeout=0.5), backends(), Process(1, 2))
     with pytest.raises(TimeoutError):  # the main process never made the lists
@@ -245,4 +287,6 @@ def test_each_process_takes_its_own_shards_only(data, tmp_path):
 def other_shards(count, rank, world_size):
     from modeling_unirain.distillation.shards import ShardStore
 
-    return ShardStore(Path("work"), "stage", "key", count).shards_of(Process(rank, world_size))
+    return ShardStore(Path("work"), "stage", "key", [str(shard) for shard in range(count)]).shards_of(
+        Process(rank, world_size)
+    )

@@ -1,8 +1,11 @@
 import io
+import json
 import os
 import resource
+import time
 from collections import Counter
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,8 +13,9 @@ import pytest
 from datasets import Dataset, Features, Image, load_from_disk
 from distillation.tiny_corpus import distil, rained, save, save_pair, scene
 
+from modeling_unirain.distillation import sources
 from modeling_unirain.distillation.inspection import inspect
-from modeling_unirain.distillation.reading import read_bytes, read_pixels
+from modeling_unirain.distillation.reading import loaded_ahead, read_bytes, read_pixels
 from modeling_unirain.distillation.shards import Process, stage_key
 from modeling_unirain.distillation.sources import Fetcher, list_pairs, list_references
 from modeling_unirain.images import ImageError
@@ -70,6 +74,17 @@ def test_pair_ids_are_unique_across_equal_names_and_suffixes(tmp_path):
     assert set(ids) == {"set/DRS/001.jpg", "set/DRS/001.png", "set/DRS/sub/002", "set-2/DRS/001"}
 
 
+def test_a_stem_that_is_another_pictures_name_gives_way(tmp_path):
+    for name in ("a.png", "a.jpg", "a.png.png", "b.png"):
+        save(tmp_path / "real" / name, scene(1))
+    for part in ("input", "target"):
+        (tmp_path / "DRS" / "set").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "DRS" / "set" / part).symlink_to(tmp_path / "real")
+    names = ["a.jpg", "a.png", "a.png.png", "b"]
+    assert sorted(pair.pair_id for pair in pairs(tmp_path / "DRS" / "set")) == [f"set/DRS/{name}" for name in names]
+    assert sorted(found.reference_id for found in references(tmp_path / "real")) == [f"real/{name}" for name in names]
+
+
 def test_a_number_that_another_data_set_bears_as_its_name_is_not_given_again(tmp_path):
     for root, name in (("a", "rain"), ("b", "rain"), ("c", "rain-2"), ("d", "rain")):
         save_pair(tmp_path / root / "DRS" / name, "0", seed=1)
@@ -101,6 +116,22 @@ def test_pictures_of_parquet_come_with_their_bytes_and_type(tmp_path):
     for i, pair in enumerate(found):
         np.testing.assert_array_equal(read_pixels(pair.target), scene(i))
         assert read_bytes(pair.input) == as_png(rained(scene(i), i))["bytes"]
+
+
+def test_threads_that_want_one_row_group_read_it_once(tmp_path, monkeypatch):
+    dataset(8).to_parquet(str(tmp_path / "set.parquet"), batch_size=4)
+    read, groups = pq.ParquetFile.read_row_group, []
+
+    def slowly(file, group, **options):
+        groups.append((group, *options["columns"]))
+        time.sleep(0.1)
+        return read(file, group, **options)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", slowly)
+    rows = [pair.input for pair in pairs(tmp_path / "set.parquet")]
+    loaded = [data for _, batch in loaded_ahead([rows[:4], rows[4:]], read_bytes) for data in batch]
+    assert loaded == [as_png(rained(scene(i), i))["bytes"] for i in range(8)]
+    assert groups == [(0, "input"), (1, "input")]
 
 
 def test_folder_of_parquet_serves_as_references_too(tmp_path):
@@ -136,6 +167,36 @@ def test_what_save_to_disk_wrote_is_fetched_into_parquet_once(tmp_path):
     assert len(list((tmp_path / "work").glob("fetch-*"))) == 1
 
 
+def test_a_killed_fetch_does_not_read_again_what_it_has(tmp_path, monkeypatch):
+    for i in range(5):
+        save_pair(tmp_path / "pairs", f"{i}", seed=i)
+    names = [{f"{side}_file_name": f"{side}/{i}.png" for side in ("input", "target")} for i in range(5)]
+    (tmp_path / "pairs" / "metadata.jsonl").write_text("\n".join(map(json.dumps, names)))
+    opened, read = fsspec.open, []
+
+    def killed_at_the_third_and_fifth_row(path, *args, **kwargs):
+        if path.endswith(("input/2.png", "input/4.png")) and path not in read:
+            read.append(path)
+            raise KeyboardInterrupt
+        read.append(path)
+        return opened(path, *args, **kwargs)
+
+    monkeypatch.setattr(sources, "FETCHED_ROWS", 2)
+    monkeypatch.setattr(fsspec, "open", killed_at_the_third_and_fifth_row)
+    fetch = Fetcher(tmp_path / "work", Process(), timeout=1)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            fetch(str(tmp_path / "pairs"))
+    found = [pair for pair, _ in list_pairs([str(tmp_path / "pairs")], fetch)]
+    for i, pair in enumerate(found):
+        np.testing.assert_array_equal(read_pixels(pair.target), scene(i))
+    times = Counter("/".join(path.rsplit("/", 2)[1:]) for path in read)
+    assert len(times) == 10 and {name for name, number in times.items() if number > 1} == {
+        "input/2.png",
+        "input/4.png",
+    }
+
+
 def test_what_was_fetched_of_a_commit_is_gone_on_with_offline(tmp_path, hub, monkeypatch):
     from huggingface_hub import constants
 
@@ -167,6 +228,14 @@ def test_a_distilled_corpus_can_be_distilled_again(data, tmp_path):
     assert len(pairs(*kept)) > 10
     summary = distil(data, tmp_path / "second", candidates=[str(path) for path in kept])
     assert summary.kept == summary.seen == len(pairs(*kept))
+
+
+def test_of_a_distilled_corpus_candidates_are_what_it_kept_and_references_the_real_photographs(data, tmp_path):
+    first = distil(data, tmp_path / "first", rejected_images=True)
+    corpus = tmp_path / "first" / "output"
+    assert len(pairs(corpus)) == first.kept < first.seen
+    assert all("/data/distilled-" in pair.origin for pair in pairs(corpus))
+    assert len(references(corpus)) == 21 and all("/data/real-" in found.origin for found in references(corpus))
 
 
 def test_parquet_without_the_columns_says_so(tmp_path):
