@@ -340,6 +340,7 @@ def _read_with_pillow(path: Path, max_pixels: float) -> tuple[Picture, int]:
         # the second picture of an MPO is a preview or the other eye
         others = 0 if image.format == "MPO" else _count_others(path, getattr(image, "n_frames", 1))
         icc_profile = image.info.get("icc_profile") or b""
+        image.load()  # what lacks pixels is no matter of its EXIF, which Pillow may look for behind them
         about = {"exif": _exif_block(image, path), "format": _format(image), "encoding": _encoding(image, path)}
         depth = _png_depth(path) if image.format == "PNG" else 8
         if depth == 16:  # Pillow would drop the lower 8
