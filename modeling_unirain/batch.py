@@ -18,7 +18,17 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from .derainer import Derainer
 from .files import write_atomically
-from .images import EXTENSIONS, ImageError, Picture, format_of, open_image, pictures_below, save_image
+from .images import (
+    EXTENSIONS,
+    ImageError,
+    Picture,
+    format_of,
+    holds_pictures,
+    open_image,
+    pictures_below,
+    save_image,
+    tell_of_unread,
+)
 from .messages import one_line
 from .sheets import comparison_sheet
 
@@ -62,7 +72,7 @@ class Job:
     def has(self, output: Path, claimed: Claim | None) -> bool:
         """Outputs are complete or absent, so one newer than its input and the folder's record needs no second look."""
         newest = max(self.source.stat().st_mtime_ns, claimed.since if claimed else 0)
-        return output.exists() and output.stat().st_mtime_ns >= newest
+        return os.path.exists(output) and output.stat().st_mtime_ns >= newest
 
     def is_finished(self, claimed: Claim | None) -> bool:
         return all(self.has(output, claimed) for output in self.outputs)
@@ -75,8 +85,11 @@ class Job:
                 os.utime(output, ns=(date, date))
 
 
-def plan(inputs: Sequence[str], output: Path, format: str | None, compare: bool) -> list[Job]:
-    """Everything to be done, in order; raises before any of it is if the inputs or the output make no sense."""
+def plan(inputs: Sequence[str], output: Path, format: str | None, compare: bool, into_folder: bool) -> list[Job]:
+    """Everything to be done, in order; raises before any of it is if the inputs or the output make no sense.
+
+    One picture's `output` is its file if it looks like one, and no folder is there or asked for (`into_folder`).
+    """
     if output == Path("-"):
         raise ImageError("Pictures are not written to standard output: give --output the name of a file or folder.")
     suffix = None
@@ -85,14 +98,14 @@ def plan(inputs: Sequence[str], output: Path, format: str | None, compare: bool)
         if suffix not in EXTENSIONS:
             raise ImageError(f"There is no format '{format}' to write: png, jpg, webp, tiff or bmp.")
     paths = [path for text in inputs for path in expand(text, output)]
-    if len(paths) == 1 and paths[0].is_file() and output.suffix and not output.is_dir():
+    if len(paths) == 1 and paths[0].is_file() and output.suffix and not (into_folder or output.is_dir()):
         if suffix is None:
             format_of(output)
         elif EXTENSIONS.get(output.suffix.lower()) != EXTENSIONS[suffix]:
             raise ImageError(f"{output} does not end in {suffix}, as --format {format} asks for.")
         return [Job(paths[0], output, sheet_beside(output) if compare else None, format_of(output))]
     if output.exists() and not output.is_dir():
-        raise ImageError(f"{output} is a file, but several pictures need a folder: give --output a folder.")
+        raise ImageError(f"{output} is a file, but a folder is needed: give --output another.")
     jobs = []
     for path in paths:
         if (suffix or compare) and path.is_dir() and output.is_dir() and output.samefile(path):
@@ -142,8 +155,9 @@ def expand(text: str, output: Path) -> list[Path]:
     pictures = [
         match
         for match in matches
-        if (pictures_below(match, leave_out=output) if match.is_dir() else match.suffix.lower() in EXTENSIONS)
+        if (holds_pictures(match, leave_out=output) if match.is_dir() else match.suffix.lower() in EXTENSIONS)
     ]
+    tell_of_unread(text, matches)
     if not pictures:
         raise ImageError(f"{text} matches no picture.")
     # `**` matches folders as well as what is in them
@@ -153,7 +167,7 @@ def expand(text: str, output: Path) -> list[Path]:
 def check_inputs_are_kept(jobs: Iterable[Job]) -> None:
     for job in jobs:
         for path in job.outputs:
-            if path.exists() and path.samefile(job.source):
+            if os.path.exists(path) and path.samefile(job.source):
                 raise ImageError(f"{path} would overwrite its own input: choose another --output, or say --overwrite.")
 
 
@@ -201,7 +215,7 @@ class Run:
         self.overwrite = overwrite
         self.options = options
         self.max_pixels = max_pixels
-        self.done = 0
+        self.done: list[Path] = []  # the sources, in order
         self.failed = 0
 
     def work_through(self, jobs: Sequence[Job], batch_size: int) -> None:
@@ -215,18 +229,19 @@ class Run:
                     for job, picture, derained in self.derain(self.read(batch), bar):
                         self.write(job, picture, derained)
                         pixels += picture.size[0] * picture.size[1]
-                    bar.n = self.done + self.failed
+                    bar.n = len(self.done) + self.failed
                     if elapsed := bar.format_dict["elapsed"]:
                         bar.set_postfix_str(f"{pixels / 1e6 / elapsed:.2f} megapixels/s")
             except KeyboardInterrupt:
-                done = f"{self.done} of {len(jobs)} done"
+                done = f"{len(self.done)} of {len(jobs)} done"
                 raise KeyboardInterrupt(f"Interrupted: {done}. {self.how_to_go_on(jobs)}") from None
 
     def how_to_go_on(self, jobs: Sequence[Job]) -> str:
-        if any(job.source.samefile(job.target) for job in jobs if job.target.exists()):
+        if any(job.source.samefile(job.target) for job in jobs if os.path.exists(job.target)):
             # Nothing tells a derained picture from a rainy one that is still to be replaced.
-            after = jobs[self.done + self.failed - 1].source if self.done + self.failed else None
-            return f"Replaced up to {after}: give only the pictures after it." if after else "Nothing was replaced."
+            if not self.done:
+                return "Nothing was replaced."
+            return f"Replaced up to {self.done[-1]}: give only the pictures after it."
         command = "The same command without --overwrite" if self.overwrite else "The same command"
         return f"{command} goes on from there."
 
@@ -237,7 +252,7 @@ class Run:
             try:
                 self.check_nothing_is_lost(job)
                 picture = open_image(job.source, self.max_pixels)
-                if picture.others and job.target.exists() and job.target.samefile(job.source):
+                if picture.others and os.path.exists(job.target) and job.target.samefile(job.source):
                     raise ImageError(
                         f"{job.source} holds {picture.others + 1} pictures, of which only the first would be left: "
                         "choose another --output."
@@ -247,21 +262,21 @@ class Run:
                 else:
                     self.write_sheet(job, picture, open_image(job.target, self.max_pixels))
                     job.date_outputs()
-                    self.done += 1
+                    self.done.append(job.source)
             except (ImageError, OSError) as error:
                 self.report(error)
         return read
 
     def check_nothing_is_lost(self, job: Job) -> None:
         for output in job.outputs:
-            if self.overwrite or not output.exists() or job.has(output, self.claimed):
+            if self.overwrite or not os.path.exists(output) or job.has(output, self.claimed):
                 continue
             if not (self.claimed and self.claimed.replaces and output.stat().st_mtime_ns < self.claimed.since):
                 raise ImageError(f"{output} is not the result of {job.source} as it is now: --overwrite replaces it.")
 
     def derain(self, batch: list[tuple[Job, Picture]], bar: tqdm) -> Iterator[tuple[Job, Picture, Picture]]:
         def on_progress(done: int, total: int) -> None:
-            bar.n = self.done + self.failed + len(batch) * done / total
+            bar.n = len(self.done) + self.failed + len(batch) * done / total
             bar.refresh()
 
         try:
@@ -281,7 +296,7 @@ class Run:
             save_image(derained, job.target, job.format or derained.format)
             self.write_sheet(job, picture, derained)
             job.date_outputs()
-            self.done += 1
+            self.done.append(job.source)
         except (ImageError, OSError) as error:
             self.report(error)
 

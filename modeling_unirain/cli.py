@@ -93,6 +93,7 @@ Tile = Annotated[int | None, typer.Option(min=32, help="Side of the tiles in pix
 SelfEnsemble = Annotated[
     bool, typer.Option("--self-ensemble", help="Average with the mirror image's result: finer, twice the time.")
 ]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that are there already.")]
 
 
 @app.command()
@@ -102,8 +103,14 @@ def derain(
         typer.Argument(parser=named, metavar="INPUT", help="Pictures, folders (searched recursively) or globs."),
     ],
     output: Annotated[
-        Path,
-        typer.Option("--output", "-o", parser=placed, metavar="PATH", help="A file for one picture, else a folder."),
+        str,
+        typer.Option(
+            "--output",
+            "-o",
+            parser=named,
+            metavar="PATH",
+            help="A file for one picture, else a folder; a folder too if it ends in /.",
+        ),
     ],
     checkpoint: Checkpoint = "unirain",
     device: Device = None,
@@ -117,7 +124,7 @@ def derain(
     compare: Annotated[
         bool, typer.Option("--compare", help="Also write NAME-compare.jpg (a.png-compare.jpg), before beside after.")
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace outputs that are there already.")] = False,
+    overwrite: Overwrite = False,
     max_megapixels: Annotated[float, typer.Option(min=0, help="Refuse larger pictures.")] = MAX_PIXELS / 1e6,
 ) -> None:
     """Remove the rain from pictures.
@@ -125,15 +132,16 @@ def derain(
     A result has its input's size, format, depth, transparency, EXIF and colour profile. A folder's tree is kept. Run again after
     having been stopped, it goes on where it was: outputs newer than their input are left as they are.
     """
-    jobs = plan(inputs, output, format, compare)
-    one_file = len(jobs) == 1 and jobs[0].target == output
+    place = Path(output)
+    jobs = plan(inputs, place, format, compare, into_folder=output.endswith(("/", os.sep)))
+    one_file = len(jobs) == 1 and jobs[0].target == place
     if not overwrite:
         check_inputs_are_kept(jobs)
         for path in jobs[0].outputs if one_file else []:
-            if path.exists():
+            if os.path.exists(path):  # one longer than names can be does not
                 raise ImageError(f"{path} exists already: --overwrite replaces it.")
     derainer = load_derainer(checkpoint, device, dtype)
-    claimed = None if one_file else claim(output, derainer, self_ensemble, overwrite)
+    claimed = None if one_file else claim(place, derainer, self_ensemble, overwrite)
     todo = jobs if overwrite else [job for job in jobs if not job.is_finished(claimed)]
     if finished := len(jobs) - len(todo):
         typer.echo(f"Skipped {finished} finished; --overwrite to redo.")
@@ -141,7 +149,7 @@ def derain(
     run = Run(derainer, claimed, overwrite, options, max_pixels=max_megapixels * 1e6)
     run.work_through(todo, batch_size)
     if todo:
-        typer.echo(f"Derained {run.done} of {len(todo)}." + (f" {run.failed} failed." if run.failed else ""))
+        typer.echo(f"Derained {len(run.done)} of {len(todo)}." + (f" {run.failed} failed." if run.failed else ""))
     if run.failed:
         raise typer.Exit(1)
 
@@ -153,6 +161,7 @@ def demo(
     ] = Path("unirain-demo"),
     checkpoint: Checkpoint = "unirain",
     device: Device = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Derain the example photographs; one sheet shows before and after."""
     folder = next((folder for folder in EXAMPLES if folder.is_dir() and pictures_below(folder)), None)
@@ -160,8 +169,12 @@ def demo(
         raise ImageError("The example photographs are not installed: run this in a clone of the repository.")
     if output.resolve().is_relative_to(folder.resolve()):
         raise ImageError(f"{output} is where the example photographs are: choose another --output.")
-    derainer, rows = load_derainer(checkpoint, device), []
     sources = [path for path in pictures_below(folder) if path.parent == folder]  # not their clean originals
+    sheet_file = output / "comparison.png"
+    for path in (*(output / source.name for source in sources), sheet_file):
+        if path.exists() and not overwrite:
+            raise ImageError(f"{path} exists already: --overwrite replaces it.")
+    derainer, rows = load_derainer(checkpoint, device), []
     for source in tqdm(sources, unit="picture", disable=None):
         picture = open_image(source)
         derained, _ = derainer.restore(picture)
@@ -174,8 +187,8 @@ def demo(
         [source.stem for source in sources],
         cell_width=640,
     )
-    save_image(Picture.from_pil(sheet), output / "comparison.png")
-    typer.echo(f"{len(rows)} photographs derained; look at {output / 'comparison.png'}")
+    save_image(Picture.from_pil(sheet), sheet_file)
+    typer.echo(f"{len(rows)} photographs derained; look at {sheet_file}")
 
 
 @app.command()
@@ -247,7 +260,7 @@ def rain(
             help="Also write what a perfect derainer would return: by night not the photograph itself.",
         ),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace outputs that are there already.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Render rain over a photograph, for test pictures."""
     picture = open_image(photograph).as_8_bit()

@@ -25,7 +25,8 @@ import os
 import struct
 import threading
 import zlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -52,6 +53,9 @@ EXTENSIONS = {
     ".dib": "BMP",
 }
 """File name extension to format. What a folder is searched for, and what an output's name may ask for."""
+
+UNREAD_EXTENSIONS = {".heic", ".heif", ".avif", ".gif", ".jxl", ".jp2", ".dng", ".cr2", ".nef", ".arw"}
+"""Of pictures in formats that are not read, which a folder of photographs may hold beside the others."""
 
 MAX_PIXELS = 200_000_000
 """The largest picture that is opened unasked: the largest sensors in phones. More is refused as a decompression bomb."""
@@ -208,7 +212,24 @@ def open_image(path: str | Path, max_pixels: float = MAX_PIXELS) -> Picture:
 
 def pictures_below(folder: Path, leave_out: Path | None = None) -> list[Path]:
     """Every picture in a folder and those below it (`folders_below`), by its extension; hidden ones aside."""
-    return sorted(path for parent in folders_below(folder, leave_out) for path in _pictures_in(parent))
+    folders = list(folders_below(folder, leave_out))
+    tell_of_unread(folder, (path for parent in folders for path in parent.iterdir()))
+    return sorted(path for parent in folders for path in _pictures_in(parent))
+
+
+def holds_pictures(folder: Path, leave_out: Path | None = None) -> bool:
+    """Whether `pictures_below` would find any; nothing is told of what is left out."""
+    paths = (path for parent in folders_below(folder, leave_out) for path in parent.iterdir())
+    return any(is_called_a_picture(path) and path.is_file() for path in paths)
+
+
+def tell_of_unread(place: str | Path, paths: Iterable[Path]) -> None:
+    """Warn of pictures among `paths` that are passed over because of their format; `place` is where they were looked for."""
+    suffixes = [path.suffix.lower() for path in paths if not path.name.startswith(".")]
+    counts = Counter(suffix for suffix in suffixes if suffix in UNREAD_EXTENSIONS)
+    if counts:
+        found = ", ".join(f"{count} {suffix}" for suffix, count in sorted(counts.items()))
+        logger.warning("%s: left out %s: only PNG, JPEG, WebP, TIFF and BMP are read.", place, found)
 
 
 def pictures_by_stem(folder: Path) -> dict[str, Path]:
@@ -340,6 +361,7 @@ def _read_with_pillow(path: Path, max_pixels: float) -> tuple[Picture, int]:
         # the second picture of an MPO is a preview or the other eye
         others = 0 if image.format == "MPO" else _count_others(path, getattr(image, "n_frames", 1))
         icc_profile = image.info.get("icc_profile") or b""
+        image.load()  # what lacks pixels is no matter of its EXIF, which Pillow may look for behind them
         about = {"exif": _exif_block(image, path), "format": _format(image), "encoding": _encoding(image, path)}
         depth = _png_depth(path) if image.format == "PNG" else 8
         if depth == 16:  # Pillow would drop the lower 8

@@ -152,7 +152,8 @@ class UniRainPipeline(Pipeline):
 
     Gives back the kind of image that it got, in its size: a PIL image for a PIL image, a path or a URL; an array for
     an array (uint8, uint16 or floating point in [0, 1]), a tensor for a tensor. With `batch_size`, images of equal
-    size share a forward pass; they may be mixed with others.
+    size share a forward pass; they may be mixed with others. A path or URL is opened by Pillow, which guards against
+    decompression bombs: above 179 megapixels, twice `Image.MAX_IMAGE_PIXELS`, it raises `Image.DecompressionBombError`.
 
     Args (of the pipeline or of a call):
         tile (`int`, *optional*): Side of the tiles in pixels; an image with no more pixels than a tile is worked on

@@ -137,6 +137,7 @@ class Demo:
     def __init__(self, checkpoint: str):
         self.derainer = load_derainer(checkpoint)
         self.jobs: set[Job] = set()
+        self.shown: dict[str, str | None] = {}  # by visitor: the file to derain that their page shows
         # What runs on a lent GPU is another process: pictures go there and back, progress and Cancel do not.
         self.restore_on_lent_gpu = spaces.GPU(lambda picture: self.derainer.restore(picture)) if spaces else None
 
@@ -185,13 +186,34 @@ class Demo:
 
         return cancel
 
+    def is_shown(self, path: str, request: gr.Request) -> bool:
+        """Whether the visitor's page still shows this file; one that nothing is known of, as after a lost connection, does."""
+        return self.shown.get(request.session_hash, path) == path
+
     # One function an event
+
+    def show(self, path: str | None, request: gr.Request):
+        """Another file is chosen, or none: the result of the one before goes, and so does the work on it."""
+        self.shown[request.session_hash] = path
+        self.stop(self.derain_for_page)(request)
+        return None, None, "", ""
+
+    def leave(self, request: gr.Request) -> None:
+        """The page was closed: nobody waits for its jobs."""
+        self.shown.pop(request.session_hash, None)
+        for job in tuple(self.jobs):
+            if job.visitor == request.session_hash:
+                job.cancelled = True
 
     def derain_for_page(self, path: str | None, request: gr.Request, progress=PROGRESS):
         if path is None:
             raise gr.Error("Choose a photograph first.", title="No photograph", print_exception=False)
-        with clear_errors(path), self.watch(self.derain_for_page, request, progress) as watch:
-            result = self.restore(path, watch)
+        result = None
+        with clear_errors(path), self.watch(self.derain_for_page, request, progress) as watch, suppress(Cancelled):
+            if self.is_shown(path, request):  # not if another was chosen while this one waited
+                result = self.restore(path, watch)
+        if result is None or not self.is_shown(path, request):  # a lent GPU does not see that it is cancelled
+            return gr.skip()
         height, width = result.before.size
         summary = (
             f"{width} × {height} pixels ({width * height / 1e6:.2g} megapixels) in {result.seconds:.1f} s "
@@ -394,11 +416,15 @@ def build_page(demo: Demo) -> gr.Blocks:
                     with gr.Accordion("How the network read it", open=True):
                         chart = gr.HTML(elem_id="chart")
             outputs = [slider, result, summary, chart]
-            started = [file.upload(demo.derain_for_page, file, outputs, show_progress_on=slider, **heavy)]
-            started.append(run.click(demo.derain_for_page, file, outputs, show_progress_on=slider, **heavy))
-            started.append(chosen.then(demo.derain_for_page, file, outputs, show_progress_on=slider, **heavy))
-            file.clear(lambda: (None, None, "", ""), None, outputs, api_visibility="private")
-            stop.click(demo.stop(demo.derain_for_page), cancels=started, queue=False, api_visibility="private")
+            at_once = {"queue": False, "api_visibility": "private"}
+            on_slider = {"show_progress_on": slider, **heavy}
+            started = [run.click(demo.derain_for_page, file, outputs, **on_slider)]
+            for event in (file.upload, chosen.then):
+                # Unless told, Gradio skips an event while another like it runs; here the last file counts.
+                shown = event(demo.show, file, outputs, trigger_mode="multiple", **at_once)
+                started.append(shown.then(demo.derain_for_page, file, outputs, trigger_mode="multiple", **on_slider))
+            file.clear(demo.show, file, outputs, cancels=started, **at_once)
+            stop.click(demo.stop(demo.derain_for_page), cancels=started, **at_once)
         with gr.Tab("Add and remove"):
             with gr.Row():
                 with gr.Column(scale=1):
@@ -446,6 +472,7 @@ def build_page(demo: Demo) -> gr.Blocks:
             batch = run_several.click(demo.derain_several, several, [report, results], **heavy)
             stop_several.click(demo.stop(demo.derain_several), cancels=[batch], queue=False, api_visibility="private")
         gr.Markdown(LIMITS)
+        page.unload(demo.leave)
         # The endpoint for programs: one file in, one file out. Its components are not on the page.
         given, returned, call = (
             gr.File(visible=False, file_types=pictures),

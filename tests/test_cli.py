@@ -93,6 +93,14 @@ def test_linked_folders_are_searched_too(unirain, tmp_path):
     assert tree(tmp_path / "out") - {RUN_RECORD} == {"a.png", "more/b.png"}
 
 
+def test_one_picture_goes_into_what_ends_in_a_slash(unirain, tmp_path):
+    source = picture(tmp_path / "a.png")
+    for output in ("results.v2/", "more/results.png/"):
+        assert "Derained 1 of 1" in unirain(source, "-o", f"{tmp_path}/{output}")
+        assert tree(tmp_path / output) == {"a.png", RUN_RECORD}
+    one_sentence(unirain(source, "-o", f"{source}/", code=1), source, "is a file, but a folder is needed")
+
+
 def test_a_run_given_as_a_glob_goes_on_though_its_results_match(unirain, tmp_path):
     for name in ("in/a.png", "in/deep/b.png"):
         picture(tmp_path / name)
@@ -285,6 +293,14 @@ def test_demo_derains_the_examples_and_lays_them_out(tiny_checkpoint, tmp_path, 
     result = CliRunner().invoke(cli.app, arguments)
     assert result.exit_code == 0, result.output
     assert tree(tmp_path / "out") == {"0.png", "1.png", "2.png", "3.png", "comparison.png"}
+    (tmp_path / "out" / "comparison.png").unlink()
+    (tmp_path / "out" / "2.png").write_text("mine")
+    for path in ("0.png", "1.png", "3.png"):
+        (tmp_path / "out" / path).unlink()
+    one_sentence(CliRunner().invoke(cli.app, arguments).output, tmp_path / "out" / "2.png", "exists already")
+    assert (tmp_path / "out" / "2.png").read_text() == "mine" and tree(tmp_path / "out") == {"2.png"}
+    assert CliRunner().invoke(cli.app, [*arguments, "--overwrite"]).exit_code == 0
+    assert open_image(tmp_path / "out" / "2.png").size == (40, 60)
     before = (tmp_path / "examples" / "0.png").read_bytes()
     result = CliRunner().invoke(cli.app, ["demo", "-o", str(tmp_path / "examples"), *arguments[3:]])
     assert result.exit_code == 1 and "choose another --output" in result.output
@@ -552,6 +568,26 @@ def test_ctrl_c_in_place_says_where_to_go_on(tiny_checkpoint, tmp_path):
     assert replaced == order[: len(replaced)]
 
 
+def test_ctrl_c_in_place_names_no_picture_that_was_only_found_damaged(tiny_checkpoint, tmp_path):
+    for number in range(1, 4):
+        picture(tmp_path / "in" / f"{number}.png", 600, 800)
+    (tmp_path / "in" / "0.png").write_text("no picture")
+    process = subprocess.Popen(
+        derain_folder(tiny_checkpoint, "--overwrite", "--batch-size", "4", output="in"),
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=environment(),
+        preexec_fn=heed_interrupts,
+    )
+    while b"0.png" not in (line := process.stdout.readline()):  # it is told while the batch is read
+        assert line
+    process.send_signal(signal.SIGINT)
+    output = process.communicate()[0].decode()
+    assert process.returncode == cli.INTERRUPTED
+    assert "Interrupted: 0 of 4 done. Nothing was replaced." in output
+
+
 # What it says
 
 
@@ -569,6 +605,28 @@ def test_bad_files_do_not_stop_the_others(unirain, tmp_path):
         for name in ("empty.png", "text.jpg", "cut.png"):
             assert len([line for line in output.splitlines() if line.startswith("Failed: ") and name in line]) == 1
         assert tree(out) == {"a.png", "z.png", RUN_RECORD}
+
+
+def test_a_name_too_long_for_its_result_does_not_stop_the_others(unirain, tmp_path):
+    long = picture(tmp_path / "in" / f"{'a' * 251}.png")
+    picture(tmp_path / "in" / "b.png")
+    for options in (("--compare",), ("--compare", "--overwrite"), ("--format", "tiff")):
+        output = unirain(long.parent, "-o", tmp_path / f"out{len(options)}{options[0]}", *options, code=1)
+        assert "Derained 1 of 2. 1 failed." in output
+        assert re.search(r"Failed: \S+aaa\.\S+ could not be written: File name too long\.", output), output
+
+
+def test_pictures_of_other_formats_are_counted_not_passed_over_silently(unirain, tmp_path, caplog):
+    picture(tmp_path / "in" / "a.png")
+    for name in ("b.HEIC", "deep/c.heic", "d.gif", "._d.gif", "notes.txt"):
+        path = tmp_path / "in" / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    left_out = "left out 1 .gif, 2 .heic: only PNG, JPEG, WebP, TIFF and BMP are read."
+    for number, inputs in enumerate([tmp_path / "in", f"{tmp_path}/in/**", f"{tmp_path}/i?"]):
+        caplog.clear()
+        assert "Derained 1 of 1" in unirain(inputs, "-o", tmp_path / f"out{number}")
+        assert [message.split(": ", 1)[1] for message in caplog.messages] == [left_out]
 
 
 @pytest.mark.parametrize("name", ["scan.tiff", "moving.webp"])

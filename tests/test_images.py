@@ -536,6 +536,14 @@ def test_first_picture_of_several_is_read_with_a_warning(tmp_path, caplog):
         assert "only the first is read" in caplog.text
 
 
+def test_a_cut_picture_is_not_said_to_have_damaged_exif(tmp_path, caplog):
+    Image.fromarray(pattern()).save(tmp_path / "a.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "a.png").read_bytes()[:-200])
+    with pytest.raises(ImageError, match="cut.png is damaged or incomplete"):
+        open_image(tmp_path / "cut.png")
+    assert not caplog.messages
+
+
 def test_links_that_lead_nowhere_are_told_of(tmp_path, caplog):
     Image.fromarray(smooth()).save(tmp_path / "a.png")
     (tmp_path / "b.png").symlink_to(tmp_path / "gone.png")

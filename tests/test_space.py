@@ -478,6 +478,57 @@ VISITOR = SimpleNamespace(session_hash="visitor")
 OTHER_VISITOR = SimpleNamespace(session_hash="another")
 
 
+@pytest.fixture
+def running_job(browser, app, demo, tmp_path):
+    """The page of `demo` in the browser, and the job of a picture of several tiles that is being derained there."""
+    served = app["build_page"](demo)
+    _, address, _ = served.launch(prevent_thread_lock=True, quiet=True, ssr_mode=False)
+    try:
+        browser.get(address)
+        wait_for(lambda: find_all(browser, "#examples button.thumbnail-item"))
+        Image.new("RGB", (1500, 1200), "grey").save(tmp_path / "large.png")
+        wait_for(lambda: find(browser, "#rainy input[type=file]")).send_keys(str(tmp_path / "large.png"))
+        yield wait_for(lambda: next(iter(demo.jobs)))
+        browser.get("about:blank")
+        wait_for(lambda: not demo.jobs)
+    finally:
+        served.close()
+
+
+def results_until(browser, done) -> set[str]:
+    """The names of results that were to be seen, one after another."""
+    seen: set[str] = set()
+
+    def look():
+        seen.update(link.get_attribute("download") for link in find_all(browser, "#result a[download]"))
+        return done(seen)
+
+    wait_for(look)
+    return seen
+
+
+def test_the_file_chosen_last_is_derained_and_no_other_result_is_shown_beside_it(browser, running_job):
+    for number in (0, -1):
+        find_all(browser, "#examples button.thumbnail-item")[number].click()
+        wait_for(lambda number=number: EXAMPLES[number].stem in find(browser, "#rainy").text)
+    name = f"{EXAMPLES[-1].stem}-derained{EXAMPLES[-1].suffix}"
+    assert results_until(browser, lambda seen: name in seen) == {name}
+    assert running_job.cancelled
+
+
+def test_putting_the_file_away_stops_its_work_and_leaves_nothing_of_it(browser, demo, running_job):
+    find(browser, "#rainy button[aria-label=Clear]").click()
+    wait_for(lambda: running_job.cancelled)
+    assert not results_until(browser, lambda seen: not demo.jobs)
+    time.sleep(1)  # for what the page would still be sent
+    assert not slider_images(browser) and not find(browser, "#summary").text
+
+
+def test_leaving_the_page_stops_its_work(browser, running_job):
+    browser.get("about:blank")
+    wait_for(lambda: running_job.cancelled)
+
+
 def test_cancel_stops_the_work_and_leaves_no_result(app, demo, photograph, tmp_path):
     seen = []
 

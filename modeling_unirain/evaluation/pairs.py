@@ -65,10 +65,11 @@ def find_pairs(
     Args:
         data (`str` or `Path`): a folder, or a dataset's id on the Hub.
         split (`str`, *optional*): of a corpus. Default: `test`, `validation` or the only one.
-        leave_out (`str` or `Path`, *optional*): a folder below `data` that is not looked at: where a report is written.
+        leave_out (`str` or `Path`, *optional*): a folder below `data`, not `data` itself, that is not looked at: where a
+            report is written.
 
     Raises:
-        ValueError: nothing to measure there, a picture or folder without its twin, two pictures of one name, no such split.
+        ValueError: nothing to measure there, `leave_out` is all of it, a picture or folder without its twin, two pictures of one name, no such split.
         OSError: the Hub cannot be reached.
     """
     root = as_path(data)
@@ -81,6 +82,11 @@ def find_pairs(
     if split is not None:
         raise ValueError(f"{data} is a folder of pictures, which has no split {split!r}: leave --split out.")
     left_out = leave_out and Path(leave_out)
+    if left_out and left_out.is_dir() and left_out.samefile(root):
+        raise ValueError(
+            f"{left_out} is where the pictures are, and the report's sheets would be taken for more of them: choose another "
+            "--output."
+        )
     folders = sorted(folders_below(root, left_out))
     pairs = [pair for folder in folders for pair in _folder_pairs(folder, root)]
     if pairs:

@@ -13,6 +13,9 @@ from ..files import write_atomically
 from .measures import DECIMALS, LOWER_IS_BETTER, TITLES
 
 
+FILES = ("images.csv", "report.md", "report.json")
+"""What a report is written to, in this order: with the last it is whole."""
+
 Figures = dict[str, float]
 
 
@@ -140,11 +143,10 @@ class EvaluationReport:
         return text.getvalue()
 
     def save(self, folder: str | Path) -> None:
-        """Write `images.csv`, `report.md` and, last, `report.json`; each complete or absent."""
-        folder = Path(folder)
-        contents = {"images.csv": self.to_csv(), "report.md": self.to_markdown(), "report.json": self.to_json()}
-        for name, text in contents.items():
-            write_atomically(folder / name, text.encode())
+        """Write `FILES`; each complete or absent."""
+        contents = (self.to_csv(), self.to_markdown(), self.to_json())
+        for name, text in zip(FILES, contents, strict=True):
+            write_atomically(Path(folder, name), text.encode())
 
 
 def _metrics(results: Iterable[ImageResult]) -> list[str]:

@@ -17,13 +17,13 @@ from ..files import as_text, write_atomically
 from ..sheets import comparison_sheet
 from .measures import Perceptual, measure
 from .pairs import EvaluationPair
-from .report import EvaluationReport, ImageResult
+from .report import FILES, EvaluationReport, ImageResult
 
 
 logger = logging.getLogger(__name__)
 
 JOURNAL = "progress.jsonl"
-REPORT = "report.json"
+REPORT = FILES[-1]
 CELL_WIDTH = 480
 
 Derain = Callable[[Image.Image], Image.Image]
@@ -69,7 +69,8 @@ def evaluate(
         overwrite (`bool`): replace an earlier report, or an interrupted evaluation with other settings.
 
     Raises:
-        ValueError: as `evaluate_pairs`; two pictures of one name; `output` holds an evaluation already.
+        ValueError: as `evaluate_pairs`; two pictures of one name; `output` holds an evaluation, or a file of
+            its names, already.
         OSError: `output` cannot be written.
     """
     output = Path(output)
@@ -81,8 +82,10 @@ def evaluate(
         raise ValueError(
             f"{' / '.join(twice.key)} was given twice: evaluate folders of the same type and name one by one."
         )
-    if (output / REPORT).exists() and not overwrite:
-        raise ValueError(f"{output} already holds a report: give another folder, or --overwrite.")
+    # Beside a journal, the others are what the interrupted run had written of its report.
+    for name in (REPORT,) if (output / JOURNAL).exists() else FILES:
+        if (output / name).exists() and not overwrite:
+            raise ValueError(f"{output / name} exists already: give another folder, or --overwrite.")
     header = {"settings": settings, "lpips": perceptual is not None, "pairs": sorted(by_key)}
     with _Journal(output / JOURNAL, header, overwrite) as journal:
         waiting = [pair for pair in pairs if pair.key not in journal.results]

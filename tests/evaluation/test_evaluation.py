@@ -222,11 +222,30 @@ def test_a_report_is_not_overwritten_unasked(test_sets, tmp_path):
     pairs = find_pairs(test_sets / "DRS" / "heavy")
     evaluate(None, pairs, tmp_path)
     before = (tmp_path / "report.json").read_bytes()
-    with pytest.raises(ValueError, match="already holds a report"):
+    with pytest.raises(ValueError, match="exists already"):
         evaluate(median_filter, pairs, tmp_path)
     assert (tmp_path / "report.json").read_bytes() == before
     evaluate(median_filter, pairs, tmp_path, overwrite=True)
     assert (tmp_path / "report.json").read_bytes() != before
+
+
+@pytest.mark.parametrize("name", ["images.csv", "report.md", "report.json"])
+def test_files_called_as_a_reports_are_not_overwritten_unasked(test_sets, tmp_path, name):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / name).write_text("mine")
+    with pytest.raises(ValueError, match=f"{name} exists already: give another folder, or --overwrite"):
+        evaluate(None, find_pairs(test_sets / "DRS" / "heavy"), out)
+    assert [(path.name, path.read_text()) for path in out.iterdir()] == [(name, "mine")]
+
+
+def test_an_evaluation_killed_while_its_report_was_written_goes_on(test_sets, tmp_path):
+    pairs = find_pairs(test_sets / "DRS" / "heavy")
+    header = json.dumps({"settings": {}, "lpips": False, "pairs": sorted(pair.key for pair in pairs)})
+    (tmp_path / JOURNAL).write_text(f"{header}\n")
+    (tmp_path / "images.csv").write_text("of the killed run")
+    evaluate(None, pairs, tmp_path)
+    assert (tmp_path / "images.csv").read_text() != "of the killed run"
 
 
 def test_a_damaged_picture_is_named_before_anything_is_derained(test_sets, tmp_path):

@@ -133,6 +133,8 @@ def test_the_report_among_the_pictures_is_none_of_them(tmp_path):
         clean_picture(0).save(tmp_path / name)
     pairs = find_pairs(tmp_path / "photos", leave_out=tmp_path / "photos" / "report")
     assert keys(pairs) == [("photos", "unknown", "a.png")]
+    with pytest.raises(ValueError, match="is where the pictures are, and .* choose another --output"):
+        find_pairs(tmp_path / "photos", leave_out=tmp_path / "photos")
 
 
 def test_names_that_are_no_text_are_escaped(tmp_path):
