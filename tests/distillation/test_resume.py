@@ -244,7 +244,7 @@ from distillation import tiny_corpus
 
 def refused(images):
     try:
-        tiny_corpus.distil(Path(sys.argv[1]), Path(sys.argv[2]))
+        print(tiny_corpus.distil(Path(sys.argv[1]), Path(sys.argv[2])), flush=True)
     except ValueError as error:
         print(error, flush=True)
     sys.stdin.read()
