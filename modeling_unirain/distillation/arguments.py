@@ -60,7 +60,7 @@ class DistillationArguments:
         metadata={"help": "Put the rejected pairs' pictures into the corpus too, not only their record."},
     )
     shard_size: int = field(
-        default=512, metadata={"help": "Pairs of a work shard: the most a kill can lose, per stage."}
+        default=512, metadata={"help": "Pairs of a work shard at most: what a kill can lose, per stage."}
     )
     rows_per_file: int = field(default=1000, metadata={"help": "Pairs of an output file."})
     batch_size: int = field(default=16, metadata={"help": "Pictures or cases that a model gets at a time."})

@@ -243,24 +243,22 @@ class Distillation:
 
     def listing(self, kind: str, record: type[Record], schema: pa.Schema, records: Iterable[Identified]) -> Listing:
         """Names of all pictures, in shards of one data set each. Every process lists, to know them; the main one keeps the list."""
-        started, shards, sizes = time.monotonic(), [], []
-        key = stage_key("list 2")
-        for part in self._shards(tqdm(records, desc=f"list {kind}s", unit=f" {kind}")):
+        started, names, sizes = time.monotonic(), [], []
+        listed = ShardStore(self.work_dir, f"{kind}-list", stage_key("list 2"), names)
+        for shard, part in enumerate(self._shards(tqdm(records, desc=f"list {kind}s", unit=f" {kind}"))):
             rows = [found.to_row() for found, _ in part]
-            shards.append(stage_key(rows, [identity for _, identity in part]))
+            names.append(stage_key(rows, [identity for _, identity in part]))
             sizes.append(len(part))
-            listed = ShardStore(self.work_dir, f"{kind}-list", key, shards)
-            if self.process.is_main and not listed.is_done(len(shards) - 1):
+            if self.process.is_main and not listed.is_done(shard):
                 with at_work(self.work_dir):
-                    listed.write(len(shards) - 1, pa.Table.from_pylist(rows, schema=schema), {"seen": len(rows)})
-        listing = Listing(kind, record, ShardStore(self.work_dir, f"{kind}-list", key, tuple(shards)), tuple(sizes))
-        _tell(f"{kind}-list", Counter(seen=listing.total), started)
-        listing.store.wait(self.arguments.wait_timeout)
-        return listing
+                    listed.write(shard, pa.Table.from_pylist(rows, schema=schema), {"seen": len(rows)})
+        _tell(f"{kind}-list", Counter(seen=sum(sizes)), started)
+        listed.wait(self.arguments.wait_timeout)
+        return Listing(kind, record, listed, tuple(sizes))
 
     def _shards(self, records: Iterable[Identified]) -> Iterator[list[Identified]]:
         """Cut where a data set ends too, so that a new picture moves none but those of its own from shard to shard."""
-        for _, of_data_set in groupby(records, key=lambda found: (found[0].source, found[0].rain_type)):
+        for _, of_data_set in groupby(records, key=lambda found: found[0].source):
             while part := list(islice(of_data_set, self.arguments.shard_size)):
                 yield part
 
@@ -557,7 +555,7 @@ class Distillation:
         self.backends.check()
 
     def _check_space(self, pairs: int) -> None:
-        used = sum(_size(file) for file in self.work_dir.rglob("*"))
+        used = sum(_size(file) for folder in self.work_dir.glob("pair-*") for file in folder.iterdir())
         needed, free = pairs * BYTES_PER_PAIR - used, shutil.disk_usage(self.work_dir).free
         if needed > free:
             raise OSError(

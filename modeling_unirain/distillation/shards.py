@@ -45,7 +45,7 @@ def stage_key(*settings: Any) -> str:
 
 @dataclass(frozen=True)
 class Process:
-    """This process among those that share the run: it takes shards rank, rank + world_size, ..."""
+    """This process among those that share the run: see `ShardStore.shards_of`."""
 
     rank: int = 0
     world_size: int = 1
@@ -84,8 +84,12 @@ class ShardStore:
     """
 
     def __init__(self, work_dir: Path, stage: str, key: str, names: Sequence[str]):
-        self.stage, self.key, self.names, self.num_shards = stage, key, names, len(names)
+        self.stage, self.key, self.names = stage, key, names
         self.folder = work_dir / f"{stage}-{key}"
+
+    @property
+    def num_shards(self) -> int:
+        return len(self.names)
 
     def path(self, shard: int) -> Path:
         return self.folder / f"{self.names[shard]}.parquet"
@@ -96,8 +100,9 @@ class ShardStore:
     def is_done(self, shard: int) -> bool:
         return self._mark(shard).exists()
 
-    def shards_of(self, process: Process) -> range:
-        return range(process.rank, self.num_shards, process.world_size)
+    def shards_of(self, process: Process) -> list[int]:
+        """Dealt out in the order of their names, being hashes: sizes repeat with the data sets."""
+        return sorted(range(self.num_shards), key=self.names.__getitem__)[process.rank :: process.world_size]
 
     def read(self, shard: int, columns: list[str] | None = None) -> pa.Table:
         # Tables of a shard are small: handing them from thread to thread takes longer than reading them.

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from datasets import ClassLabel, Dataset, Features, Image, load_dataset
+from datasets import ClassLabel, Dataset, Features, Image, Value, load_dataset
 from distillation.fakes import FakeCaptioner, ScriptedJudge
 from distillation.tiny_corpus import (
     arguments,
@@ -21,7 +21,10 @@ from distillation.tiny_corpus import (
 
 from modeling_unirain.distillation.judging import vote_of
 from modeling_unirain.distillation.pipeline import Backends, Distillation
+from modeling_unirain.distillation.records import RainPair
+from modeling_unirain.distillation.schemas import PAIR_SCHEMA
 from modeling_unirain.distillation.shards import Process
+from modeling_unirain.distillation.sources import list_pairs
 
 
 @pytest.fixture(scope="module")
@@ -259,6 +262,17 @@ def test_only_what_is_new_is_computed_when_pairs_come_change_or_go(tmp_path):
         (tmp_path / "candidates" / "DRS" / "two" / folder / "0.png").unlink()
     assert looked_at(candidates, more) == (2, 2)
     assert looked_at(more) == (0, 0)
+
+
+def test_rows_of_mixed_types_fill_their_shards(tmp_path):
+    save(tmp_path / "picture.png", scene(0))
+    picture = str(tmp_path / "picture.png")
+    rows = [{"input": picture, "target": picture, "type": "DRS" if i % 2 else "NRD"} for i in range(20)]
+    features = Features({"input": Image(), "target": Image(), "type": Value("string")})
+    Dataset.from_list(rows, features=features).to_parquet(tmp_path / "mixed.parquet")
+    run = Distillation(arguments(tmp_path, tmp_path), backends(), Process())
+    listing = run.listing("pair", RainPair, PAIR_SCHEMA, list_pairs([str(tmp_path / "mixed.parquet")], lambda _: None))
+    assert listing.sizes == (8, 8, 4)
 
 
 def test_rejected_pictures_are_in_the_corpus_only_when_asked_for(finished, data, tmp_path, corpus):
