@@ -171,9 +171,10 @@ def demo(
         raise ImageError(f"{output} is where the example photographs are: choose another --output.")
     sources = [path for path in pictures_below(folder) if path.parent == folder]  # not their clean originals
     sheet_file = output / "comparison.png"
-    for path in (*(output / source.name for source in sources), sheet_file):
-        if path.exists() and not overwrite:
-            raise ImageError(f"{path} exists already: --overwrite replaces it.")
+    targets = [*(output / source.name for source in sources), sheet_file]
+    there = [path for path in targets if path.exists()]
+    if 0 < len(there) < len(targets) and not overwrite:  # all of them are an earlier demo's
+        raise ImageError(f"{there[0]} exists already: --overwrite replaces it.")
     derainer, rows = load_derainer(checkpoint, device), []
     for source in tqdm(sources, unit="picture", disable=None):
         picture = open_image(source)

@@ -293,6 +293,7 @@ def test_demo_derains_the_examples_and_lays_them_out(tiny_checkpoint, tmp_path, 
     result = CliRunner().invoke(cli.app, arguments)
     assert result.exit_code == 0, result.output
     assert tree(tmp_path / "out") == {"0.png", "1.png", "2.png", "3.png", "comparison.png"}
+    assert CliRunner().invoke(cli.app, arguments).exit_code == 0, "the same command again"
     (tmp_path / "out" / "comparison.png").unlink()
     (tmp_path / "out" / "2.png").write_text("mine")
     for path in ("0.png", "1.png", "3.png"):

@@ -139,7 +139,7 @@ class ShardStore:
 
 @contextmanager
 def alone_in(work_dir: Path) -> Iterator[None]:
-    """Keep other runs out of a work folder: what is built there has fixed names, and two runs would mix their tables for good.
+    """Keep other runs out of a work folder: an index or a fetched data set is built under a name that two runs would share.
 
     For the main process alone. The system gives the lock back when the process ends, however it does.
 
