@@ -101,8 +101,9 @@ class ShardStore:
         return self._mark(shard).exists()
 
     def shards_of(self, process: Process) -> list[int]:
-        """Dealt out in the order of their names, being hashes: sizes repeat with the data sets."""
-        return sorted(range(self.num_shards), key=self.names.__getitem__)[process.rank :: process.world_size]
+        """In order; dealt out by their names, being hashes, since sizes repeat with the data sets."""
+        dealt = sorted(range(self.num_shards), key=self.names.__getitem__)
+        return sorted(dealt[process.rank :: process.world_size])
 
     def read(self, shard: int, columns: list[str] | None = None) -> pa.Table:
         # Tables of a shard are small: handing them from thread to thread takes longer than reading them.
