@@ -28,6 +28,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 
 import imagecodecs
@@ -212,9 +213,9 @@ def open_image(path: str | Path, max_pixels: float = MAX_PIXELS) -> Picture:
 
 def pictures_below(folder: Path, leave_out: Path | None = None) -> list[Path]:
     """Every picture in a folder and those below it (`folders_below`), by its extension; hidden ones aside."""
-    folders = list(folders_below(folder, leave_out))
-    tell_of_unread(folder, (path for parent in folders for path in parent.iterdir()))
-    return sorted(path for parent in folders for path in _pictures_in(parent))
+    entries = {parent: list(parent.iterdir()) for parent in folders_below(folder, leave_out)}
+    tell_of_unread(folder, chain.from_iterable(entries.values()))
+    return sorted(path for parent, paths in entries.items() for path in _pictures_among(parent, paths))
 
 
 def holds_pictures(folder: Path, leave_out: Path | None = None) -> bool:
@@ -239,15 +240,15 @@ def pictures_by_stem(folder: Path) -> dict[str, Path]:
         ImageError: Two pictures of one name.
     """
     pictures: dict[str, Path] = {}
-    for path in _pictures_in(folder):
+    for path in _pictures_among(folder, folder.iterdir()):
         if pictures.setdefault(path.stem, path) != path:
             raise ImageError(f"{pictures[path.stem]} and {path.name} have the same name: remove one of them.")
     return pictures
 
 
-def _pictures_in(folder: Path) -> list[Path]:
-    """Those that lie directly in it, in order."""
-    called = sorted(filter(is_called_a_picture, folder.iterdir()))
+def _pictures_among(folder: Path, paths: Iterable[Path]) -> list[Path]:
+    """Those among what lies directly in a folder, in order."""
+    called = sorted(filter(is_called_a_picture, paths))
     if gone := [path for path in called if path.is_symlink() and not path.exists()]:
         logger.warning("%s: %d link(s) that lead nowhere are left out, first %s.", folder, len(gone), gone[0].name)
     return [path for path in called if path.is_file()]

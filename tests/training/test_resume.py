@@ -144,7 +144,7 @@ main(parse_arguments(sys.argv[1:]))
 
 
 def test_two_processes_let_go_of_their_network_before_their_group(tmp_path):
-    """Else they may wait for each other's threads for ever, one run in hundreds (`Trainer._release`)."""
+    """Else they may wait for their own threads for ever (`Trainer._release`)."""
     script = tmp_path / "watched.py"
     script.write_text(WATCHED)
     output = run([*TORCHRUN, str(script)], "--recipe", str(write_recipe(tmp_path, max_steps=1, warmup_steps=0)))
