@@ -93,7 +93,7 @@ class RainyImage:
 
     @classmethod
     def unpack(cls, image) -> "RainyImage":
-        """Takes PIL images of 8 bits or 16-bit grey, which are turned upright, arrays (height, width[, 1 to 4]) and tensors (1 to 4, height, width)."""
+        """Takes PIL images of 8 bits or 16-bit grey, which are turned upright, arrays (height, width[, 1 to 4]) and tensors ([1 to 4, ]height, width)."""
         if isinstance(image, Image.Image):
             if image.mode in ("I", "F"):
                 raise ValueError(
@@ -103,7 +103,7 @@ class RainyImage:
             deep = image.mode.startswith("I;16")
             array = np.asarray(image).astype(np.uint16) if deep else np.asarray(image.convert("RGB"))
         elif isinstance(image, Tensor):
-            array = np.moveaxis(_numpy(image), 0, -1)
+            array = _channels_last(image)
         elif isinstance(image, np.ndarray):
             array = image
         else:
@@ -111,8 +111,10 @@ class RainyImage:
         array = array[..., None] if array.ndim == 2 else array
         if array.ndim != 3 or array.shape[2] not in (1, 2, 3, 4) or 0 in array.shape:
             raise ValueError(f"An image must have the shape (height, width[, 1 to 4 channels]), got {array.shape}.")
-        if array.dtype not in (np.uint8, np.uint16):
+        if np.issubdtype(array.dtype, np.floating):
             array = array.astype(np.float32)
+        elif array.dtype not in (np.uint8, np.uint16):
+            raise ValueError(f"Pixels must be uint8, uint16 or floating point in [0, 1], got {array.dtype}.")
         colours = array[..., :3] if array.shape[2] >= 3 else np.broadcast_to(array[..., :1], (*array.shape[:2], 3))
         return cls(colours, image)
 
@@ -121,23 +123,24 @@ class RainyImage:
         if isinstance(self.source, Image.Image):
             return self._pack_pil(self.source)
         if isinstance(self.source, Tensor):
-            packed = torch.from_numpy(np.moveaxis(self._pack_array(np.moveaxis(_numpy(self.source), 0, -1)), -1, 0))
-            return packed.contiguous().to(self.source)
+            packed = torch.from_numpy(self._pack_array(_channels_last(self.source)))
+            return (packed.permute(2, 0, 1) if packed.dim() == 3 else packed).contiguous().to(self.source)
         return self._pack_array(self.source)
 
     def _pack_array(self, source: np.ndarray) -> np.ndarray:
+        rgb = self.rgb.astype(source.dtype, copy=False)  # float64 and float16 come back as they were
         if source.ndim == 2:
-            return _luma(self.rgb)
+            return _luma(rgb)
         if source.shape[2] == 3:
-            return self.rgb
-        colours = self.rgb if source.shape[2] == 4 else _luma(self.rgb)[..., None]
+            return rgb
+        colours = rgb if source.shape[2] == 4 else _luma(rgb)[..., None]
         return np.concatenate([colours, source[..., colours.shape[2] :]], axis=2)
 
     def _pack_pil(self, source: Image.Image) -> Image.Image:
         if source.mode.startswith("I;16"):
             return Image.fromarray(_luma(self.rgb))
         image = Image.fromarray(self.rgb)
-        if source.mode in ("1", "L", "LA", "La"):
+        if source.mode in ("1", "L", "LA"):
             image = image.convert("L")
         if source.has_transparency_data:
             image.putalpha(source.convert("RGBA").getchannel("A"))
@@ -542,8 +545,10 @@ def _upright(image: Image.Image) -> Image.Image:
     return turned
 
 
-def _numpy(tensor: Tensor) -> np.ndarray:
-    return (tensor.detach().float() if tensor.is_floating_point() else tensor).cpu().numpy()
+def _channels_last(tensor: Tensor) -> np.ndarray:
+    """(channels, height, width) to (height, width, channels); grey without a channel axis stays (height, width)."""
+    array = (tensor.detach().float() if tensor.is_floating_point() else tensor).cpu().numpy()
+    return np.moveaxis(array, 0, -1) if array.ndim == 3 else array
 
 
 def is_out_of_memory(error: Exception) -> bool:

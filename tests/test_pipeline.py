@@ -132,6 +132,17 @@ def test_arrays_and_tensors_come_back_as_they_came(pipe):
     assert torch.equal(tensor.permute(1, 2, 0), torch.from_numpy(result))
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("channels", [(), (1,), (2,), (3,), (4,)])
+def test_arrays_in_floating_point_keep_their_type_whatever_their_channels(pipe, dtype, channels):
+    assert pipe((noise(20, 30, *channels) / 255).astype(dtype)).dtype == dtype
+
+
+def test_a_grey_tensor_without_a_channel_axis_is_not_turned_on_its_side(pipe):
+    grey = noise(20, 30)
+    assert np.array_equal(pipe(torch.from_numpy(grey)).numpy(), pipe(grey))
+
+
 def test_16_bits_are_more_than_8(pipe):
     deep = noise(32, 32, 3, dtype=np.uint16)
     result = pipe(deep)
@@ -185,6 +196,9 @@ def test_nonsense_is_refused(pipe):
         (None, "must be a PIL image"),
         (np.zeros((2, 2, 5), np.uint8), "must have the shape"),
         (Image.new("F", (4, 4)), "mode F says nothing of its range"),
+        (np.zeros((4, 4, 3), np.int64), "must be uint8, uint16 or floating point in .0, 1., got int64"),
+        (torch.ones(3, 4, 4, dtype=torch.bool), "got bool"),
+        (torch.rand(1, 3, 4, 4), "got \\(1, 3, 4, 4\\)"),
     ):
         with pytest.raises(ValueError, match=message):
             pipe(image)
