@@ -3,6 +3,7 @@
 Beside them: walking folders that hold links, and names that are no text."""
 
 import contextlib
+import errno
 import functools
 import hashlib
 import json
@@ -37,7 +38,10 @@ def written(path: Path) -> Iterator[Path]:
     """
     name = _name_in_temporary(path.name)
     temporary = path.with_name(f".{name}.{secrets.token_hex(4)}.part")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:  # which would be taken for `path` itself
+        raise NotADirectoryError(errno.ENOTDIR, f"{path.parent} is a file, not a folder") from error
     for leftover in _leftovers(path.parent.absolute()).get(name, []):
         leftover.unlink(missing_ok=True)
     try:

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from modeling_unirain.files import folders_below, replace_folder, written
+from modeling_unirain.files import WriteError, folders_below, replace_folder, write_atomically, written
 
 
 KILLED = """
@@ -35,6 +35,12 @@ def test_an_error_leaves_the_file_before_it_and_nothing_else(tmp_path):
         temporary.write_text("half")
         raise OSError("no space")
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.txt", "before")]
+
+
+def test_a_file_where_the_folder_should_be_is_named(tmp_path):
+    (tmp_path / "a.txt").write_text("before")
+    with pytest.raises(WriteError, match=r"b.txt could not be written: .*a.txt is a file, not a folder\.$"):
+        write_atomically(tmp_path / "a.txt" / "b.txt", b"whole")
 
 
 def test_what_a_kill_left_of_a_file_goes_with_its_next_writing(tmp_path):
