@@ -98,6 +98,9 @@ class UniRainConfig(ResolvesCheckpointNames, PreTrainedConfig):
         """One of the named sizes: `"unirain"`, `"unirain-base"` or `"unirain-tiny"`, with fields to override."""
         if name not in NAMED_SIZES:
             raise ValueError(f"There is no size called '{name}'; the sizes are {', '.join(NAMED_SIZES)}.")
+        unknown = sorted(set(overrides) - set(cls.__dataclass_fields__))
+        if unknown:  # which the config would hold as attributes that nobody reads
+            raise ValueError(f"There is no field `{unknown[0]}` to override.")
         return cls(**{**NAMED_SIZES[name], **overrides})
 
     @property

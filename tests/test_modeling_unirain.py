@@ -429,6 +429,11 @@ def test_an_unknown_size_lists_the_known_ones():
         UniRainConfig.from_name("unirain-huge")
 
 
+def test_a_misspelt_override_of_a_size_is_not_passed_over():
+    with pytest.raises(ValueError, match="no field `modulatoin`"):
+        UniRainConfig.from_name("unirain-tiny", modulatoin=False)
+
+
 def test_config_survives_saving(tmp_path):
     config = UniRainConfig.from_name("unirain-base", router_noise_std=0.5)
     config.save_pretrained(tmp_path)
