@@ -95,8 +95,9 @@ class Derainer:
             groups.setdefault((picture.size, picture.pixels.dtype), []).append(index)
         results: dict[int, tuple[Picture, list[list[float]]]] = {}
         for indices in groups.values():
+            progress = on_progress and _of_some(on_progress, len(results), len(indices), len(pictures))
             images, routes = self.pipeline.restore(
-                [pictures[index].rgb for index in indices], on_progress=on_progress, **options
+                [pictures[index].rgb for index in indices], on_progress=progress, **options
             )
             for index, image, route in zip(indices, images, routes, strict=True):
                 results[index] = pictures[index].with_rgb(image), route.tolist()
@@ -154,6 +155,11 @@ def _works(device: str | torch.device) -> str | None:
     except (RuntimeError, AssertionError, ImportError) as error:  # torch's own, differing by device
         return first_line(error)
     return None
+
+
+def _of_some(on_progress: Progress, before: int, count: int, total: int) -> Progress:
+    """What tells of the work on `count` pictures of `total`, when `before` are done."""
+    return lambda done, work: on_progress(before * work + count * done, total * work)
 
 
 def _picture(image) -> Picture:

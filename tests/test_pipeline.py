@@ -19,7 +19,7 @@ from modeling_unirain import (
     load_derainer,
 )
 from modeling_unirain import pipeline_unirain as module
-from modeling_unirain.images import open_image
+from modeling_unirain.images import Picture, open_image
 from modeling_unirain.pipeline_unirain import (
     LEAST_ROUTE_PIXELS,
     ROUTE_MARGIN,
@@ -523,6 +523,16 @@ def test_derainer_takes_images_arrays_paths_and_lists(derainer, tmp_path):
 def test_derainer_agrees_with_the_pipeline(derainer):
     image = Image.fromarray(photograph(30, 40))
     assert np.array_equal(np.asarray(derainer(image)), np.asarray(derainer.pipeline(image)))
+
+
+def test_progress_of_pictures_of_several_sizes_never_goes_back(derainer):
+    sizes = ((20, 30), (40, 30), (20, 30), (300, 200))  # the last in tiles
+    told = []
+    derainer.restore_many(
+        [Picture.from_array(noise(*size, 3)) for size in sizes], lambda *progress: told.append(progress), tile=128
+    )
+    shares = [done / work for done, work in told]
+    assert shares[:2] == [2 / 4, 3 / 4] and shares == sorted(shares) and shares[-1] == 1
 
 
 def test_restored_picture_keeps_depth_alpha_and_metadata_and_tells_its_routes(derainer, tmp_path):
