@@ -327,19 +327,38 @@ def _reading_errors(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _opened(path: Path, max_pixels: float) -> Iterator[Image.Image]:
-    """`Image.open` with limits of ours in place of Pillow's, which are globals: they are set aside under a lock. Profiles and
-    texts of a PNG may be as large as all of them together may be, not 1 MiB each."""
+def _limits_of_ours() -> Iterator[None]:
+    """In place of Pillow's, which are globals: they are set aside under a lock. Profiles and texts of a PNG may be as large as
+    all of them together may be, not 1 MiB each."""
     with _pillow_limits:
         pixels, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         text, PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY
         try:
-            image = Image.open(path, formats=_READABLE)
+            yield
         finally:
             Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK = pixels, text
+
+
+@contextlib.contextmanager
+def _opened(path: Path, max_pixels: float) -> Iterator[Image.Image]:
+    with _limits_of_ours():
+        image = Image.open(path, formats=_READABLE)
     with image:
         _check_size(path, image.width, image.height, max_pixels)
         yield image
+
+
+def _load(image: Image.Image, path: Path) -> None:
+    """Decode, outside the lock. Texts of a PNG may also lie behind its pixels, where Pillow's limit stops it at a long one:
+    what is there is then read in a second go."""
+    try:
+        image.load()
+    except ValueError:
+        if image.format != "PNG" or image.tile:  # the pixels themselves are damaged
+            raise
+        with _limits_of_ours(), Image.open(path, formats=_READABLE) as again:
+            again.load()
+            image.info = again.info
 
 
 def _check_size(path: Path, width: int, height: int, max_pixels: float) -> None:
@@ -362,7 +381,7 @@ def _read_with_pillow(path: Path, max_pixels: float) -> tuple[Picture, int]:
         # the second picture of an MPO is a preview or the other eye
         others = 0 if image.format == "MPO" else _count_others(path, getattr(image, "n_frames", 1))
         icc_profile = image.info.get("icc_profile") or b""
-        image.load()  # what lacks pixels is no matter of its EXIF, which Pillow may look for behind them
+        _load(image, path)  # what lacks pixels is no matter of its EXIF, which Pillow may look for behind them
         about = {"exif": _exif_block(image, path), "format": _format(image), "encoding": _encoding(image, path)}
         depth = _png_depth(path) if image.format == "PNG" else 8
         if depth == 16:  # Pillow would drop the lower 8

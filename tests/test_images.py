@@ -36,6 +36,10 @@ def pattern(height=12, width=17, channels=3, dtype=np.uint8, seed=0):
     return values
 
 
+def png_chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
 def smooth(height=48, width=64):
     """What JPEG and lossy WebP keep closely."""
     y, x = np.mgrid[:height, :width]
@@ -471,17 +475,28 @@ def test_floating_point_keeps_its_values(dtype):
 
 @pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])
 def test_the_transparent_grey_of_a_png_is_that_of_its_depth(tmp_path, depth):
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
     key = 1  # both pixels of the left column
     row = {1: b"\x80", 2: b"\x40", 4: b"\x10", 8: b"\x01\x00", 16: b"\x00\x01\x00\x00"}[depth]
     header = struct.pack(">IIBBBBB", 2, 2, depth, 0, 0, 0, 0)
-    data = chunk(b"IHDR", header) + chunk(b"tRNS", struct.pack(">H", key))
-    data += chunk(b"IDAT", zlib.compress((b"\0" + row) * 2)) + chunk(b"IEND", b"")
+    data = png_chunk(b"IHDR", header) + png_chunk(b"tRNS", struct.pack(">H", key))
+    data += png_chunk(b"IDAT", zlib.compress((b"\0" + row) * 2)) + png_chunk(b"IEND", b"")
     (tmp_path / "key.png").write_bytes(b"\x89PNG\r\n\x1a\n" + data)
     alpha = open_image(tmp_path / "key.png").alpha
     assert (alpha[:, 0] == 0).all() and (alpha[:, 1] > 0).all()
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_a_text_above_a_mebibyte_does_not_make_a_png_a_damaged_one(tmp_path, behind):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Make] = "Maker"
+    written = io.BytesIO()
+    Image.fromarray(pattern()).save(written, "PNG")
+    extra = png_chunk(b"zTXt", b"Comment\0\0" + zlib.compress(b"x" * (3 << 20)))
+    extra += png_chunk(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0"))
+    place = len(written.getvalue()) - 12 if behind else 33  # before IEND, or behind IHDR
+    (tmp_path / "a.png").write_bytes(written.getvalue()[:place] + extra + written.getvalue()[place:])
+    picture = open_image(tmp_path / "a.png")
+    assert np.array_equal(picture.pixels, pattern()) and b"Maker" in picture.exif
 
 
 def test_a_profile_above_a_mebibyte_survives_png(tmp_path):
