@@ -411,6 +411,15 @@ def test_nonsense_recipes_are_refused_in_one_sentence(tmp_path, recipe, message)
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("word", ["no", "false", '"no"'])
+def test_no_in_a_recipe_is_the_word_where_an_option_has_it(tmp_path, word):
+    """YAML reads it as false."""
+    file = tmp_path / "recipe.yaml"
+    file.write_text(f"mixed_precision: {word}\nchannels_last: {word}\ncpu: yes\n")
+    options = parse_arguments(["--recipe", str(file)]).training
+    assert (options.mixed_precision, options.cpu) == ("no", True) and not options.channels_last
+
+
 def test_flags_override_the_recipe(tmp_path):
     recipe = write_recipe(tmp_path)
     assert parse_arguments(["--recipe", str(recipe)]).training.max_steps == 12
