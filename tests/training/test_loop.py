@@ -263,7 +263,7 @@ def test_a_run_gone_on_with_elsewhere_exports_the_best_of_its_own_rounds(tmp_pat
     for file in state.glob("custom_checkpoint_*.pkl"):
         content = torch.load(file, weights_only=False)
         if isinstance(content, dict) and content.get("best"):
-            content["best"]["psnr"] = 99.0
+            content["best"] |= {"step": 1, "psnr": 99.0}
             torch.save(content, file)
     outcome = main(
         tiny_arguments(
@@ -274,6 +274,16 @@ def test_a_run_gone_on_with_elsewhere_exports_the_best_of_its_own_rounds(tmp_pat
     best = max(rounds, key=rounds.get)
     assert outcome.results["step"] == best
     assert json.loads((tmp_path / "b" / "best.json").read_text())["step"] == best
+
+
+def test_a_finished_run_is_exported_elsewhere_too(tmp_path):
+    finished = main(tiny_arguments(tmp_path, "--output_dir", str(tmp_path / "a"), max_steps=4))
+    resume = ("--resume_from", str(finished.checkpoint), "--output_dir", str(tmp_path / "b"))
+    outcome = main(tiny_arguments(tmp_path, *resume, max_steps=4))
+    assert outcome.status == "finished" and outcome.results == finished.results | {"checkpoint": "checkpoint-00000004"}
+    assert outcome.checkpoint == tmp_path / "b" / "checkpoint-00000004" and outcome.checkpoint.is_dir()
+    ours, theirs = (load_file(tmp_path / name / "export" / "model.safetensors") for name in "ba")
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
 def test_a_resumed_run_takes_the_learning_rate_it_is_given_and_says_so(tmp_path, caplog):
