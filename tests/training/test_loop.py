@@ -531,6 +531,12 @@ def test_an_output_folder_with_checkpoints_is_not_trained_over(tmp_path):
         main(tiny_arguments(tmp_path, max_steps=3))
 
 
+def test_the_folder_of_a_run_is_no_checkpoint_to_go_on_from(tmp_path):
+    main(tiny_arguments(tmp_path, max_steps=3))
+    with pytest.raises(ValueError, match="run is not a checkpoint of a training run: .* takes last, best or a"):
+        main(tiny_arguments(tmp_path, "--resume_from", str(tmp_path / "run"), max_steps=4))
+
+
 def test_checkpoint_and_weights_of_another_config_are_refused(tmp_path):
     main(tiny_arguments(tmp_path, max_steps=3))
     other = {"max_steps": 3, "model_overrides": {"refinement_depth": 2}}
