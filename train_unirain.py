@@ -56,8 +56,13 @@ if __name__ == "__main__":
     for library in ("accelerate", "transformers"):
         logging.getLogger(library).setLevel(logging.WARNING)
     disable_progress_bar()
+    is_first_process = os.environ.get("RANK", "0") == "0"
     try:
         main(parse_arguments(sys.argv[1:]))
+    except KeyboardInterrupt:  # before training, or a second Ctrl-C in it
+        if is_first_process:
+            logger.error("train_unirain.py: Interrupted; --resume_from last goes on from the last checkpoint.")
+        sys.exit(130)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -67,5 +72,5 @@ if __name__ == "__main__":
         )
     except (ValueError, OSError) as error:
         # Under a launcher every process comes here with the same sentence, save where one of them drew a bad sample.
-        says_so = isinstance(error, SampleError) or os.environ.get("RANK", "0") == "0"
+        says_so = isinstance(error, SampleError) or is_first_process
         sys.exit(f"train_unirain.py: {error}" if says_so else 1)

@@ -9,6 +9,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from .files import replace_folder
 from .image_processing_unirain import UniRainImageProcessor
+from .messages import one_line
 from .modeling_unirain import UniRainForImageDeraining
 from .pipeline_unirain import UniRainPipeline
 
@@ -79,13 +80,20 @@ def export_checkpoint(
         folder (`str` or `Path`): where the export goes.
         settings (`dict`): the run's arguments, as `training.arguments.Arguments.as_dict` gives them.
         results (`dict`): of the validation round of these weights, as `ValidationResult.as_dict` gives them.
+
+    Raises:
+        OSError: it could not be written; what was there is as it was.
     """
     folder = Path(folder)
     temporary = folder.with_name(f"{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     model = UniRainForImageDeraining.from_pretrained(model_folder)
-    save_model(model, temporary)
-    model_card(model, folder.parent.name, settings, results).save(temporary / "README.md")
+    try:
+        save_model(model, temporary)
+        model_card(model, folder.parent.name, settings, results).save(temporary / "README.md")
+    except Exception as error:  # safetensors has its own for a full disk
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise OSError(f"The export could not be written to {folder}: {one_line(error)}") from error
     replace_folder(temporary, folder)
 
 
@@ -140,8 +148,8 @@ def data_list(data: dict[str, Any]) -> str:
     """The recipe's sources, a line each; paths are cut to the part that names a data set, the last that is no half of pairs."""
     lines = []
     for source in data["sources"]:
-        places = [source.get("root"), source.get("path")]
-        for group in ("day", "night", "streaks", "backgrounds"):  # a list, or a single place
+        places = []
+        for group in ("root", "path", "day", "night", "streaks", "backgrounds"):  # a list, or a single place
             there = source.get(group, [])
             places += there if isinstance(there, list) else [there]
         names = ", ".join(name_of(Path(str(place))) for place in places if place is not None)

@@ -65,5 +65,10 @@ def as_flags(recipe: dict[str, Any]) -> list[str]:
     flags = []
     for name, value in recipe.items():
         if value is not None:
-            flags += [f"--{name}", *(str(item) for item in (value if isinstance(value, list) else [value]))]
+            flags += [f"--{name}", *map(_as_text, value if isinstance(value, list) else [value])]
     return flags
+
+
+def _as_text(value: Any) -> str:
+    """YAML takes `no` for false, which may have been meant as the word, as in `mixed_precision: no`; flags take it for both."""
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)

@@ -186,9 +186,8 @@ def check_card(folder: Path) -> None:
 
 
 def check_model(folder: Path, files: dict[str, int]) -> None:
-    for name in ("config.json", "preprocessor_config.json"):
-        if name not in files:
-            raise PublishingError(f"{folder} is no checkpoint to publish: it has no {name}.")
+    if "preprocessor_config.json" not in files:
+        raise PublishingError(f"{folder} is no checkpoint to publish: it has no preprocessor_config.json.")
     if not any(name.endswith(".safetensors") for name in files):
         raise PublishingError(f"{folder} is no checkpoint to publish: it has no weights in safetensors.")
     config = folder / "config.json"
@@ -226,6 +225,10 @@ CHECKS = {RepoKind.MODEL: check_model, RepoKind.DATASET: check_dataset, RepoKind
 
 def assemble_model(source: Path, staging: Path, repo_id: str) -> Path:
     """The checkpoint with the repository's name filled in where its card shows how to load it."""
+    if not (source / "config.json").is_file():  # first: in a run's folder, pickles are what it goes on from
+        export = source / "export"
+        advice = f"; publish {export}" if (export / "config.json").is_file() else ""
+        raise PublishingError(f"{source} is no checkpoint to publish: it has no config.json{advice}.")
     list_files(source)  # refuses links before anything is copied
     shutil.copytree(source, staging, ignore=shutil.ignore_patterns(*IGNORED_FOLDERS), dirs_exist_ok=True)
     card = staging / "README.md"
@@ -236,7 +239,7 @@ def assemble_model(source: Path, staging: Path, repo_id: str) -> Path:
             raise PublishingError(f"{source / card.name} is not UTF-8; save it as such.") from error
         card.write_text(text.replace("REPOSITORY", repo_id), encoding="utf-8")
     config = staging / "config.json"
-    if config.is_file() and any(staging.glob("*.safetensors")):
+    if any(staging.glob("*.safetensors")):
         try:
             settings = json.loads(config.read_text(encoding="utf-8"))
             # The package's checkpoints have none, those that strangers to it saved may lack the pipeline.

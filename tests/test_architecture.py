@@ -38,7 +38,7 @@ ALLOWED = {
     "rain": {"types"},
     "derainer": HUB_FILES | {"images", "loading", "messages"},
     "batch": {"derainer", "files", "images", "messages", "sheets"},
-    "hub": HUB_FILES | {"files"},
+    "hub": HUB_FILES | {"files", "messages"},
     "publishing": {"distillation", "hub", "loading", "messages"},
     "evaluation": {"corpora", "files", "images", "messages", "metrics", "niqe", "sheets", "types"},
     "training": HUB_FILES

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import stat
 import subprocess
 import sys
@@ -65,7 +66,7 @@ SETTINGS = {
     "seed": 3,
     "data": {
         "sources": [
-            {"kind": "paired", "root": "/home/someone/corpora/rain800"},
+            {"kind": "paired", "root": ["/home/someone/corpora/rain800"]},
             {"kind": "clean", "day": ["photos/kodak24", "pairs/DRS/nitedr/target"], "weight": 2.0},
         ]
     },
@@ -141,3 +142,18 @@ def test_a_new_export_replaces_the_old_one_whole(model, tmp_path):
     export_checkpoint(tmp_path / "weights", tmp_path / "export", SETTINGS, RESULTS)
     assert not (tmp_path / "export" / "stale.py").exists()
     assert not (tmp_path / "export.tmp").exists()
+
+
+def test_an_export_that_cannot_be_written_leaves_the_old_one(model, export):
+    """The limit on the size of a file stands for a full disk: the code fits, the weights do not."""
+    before = {file.name: file.read_bytes() for file in export.iterdir()}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=f"The export could not be written to {export}: .") as error:
+            export_checkpoint(export.parent / "weights", export, SETTINGS, RESULTS)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "\n" not in str(error.value)
+    assert {file.name: file.read_bytes() for file in export.iterdir()} == before
+    assert not (export.parent / "export.tmp").exists()

@@ -254,6 +254,17 @@ def test_a_folder_that_is_no_checkpoint_or_no_corpus_is_refused(hub, checkpoint,
         publish("model", checkpoint, "rain")
 
 
+def test_the_folder_of_a_run_is_not_told_to_remove_its_states(hub, checkpoint, tmp_path):
+    state = tmp_path / "run" / "checkpoint-00000004" / "optimizer.bin"
+    state.parent.mkdir(parents=True)
+    torch.save({"step": 4}, state)
+    with pytest.raises(PublishingError, match=r"run is no checkpoint to publish: it has no config\.json\.$"):
+        publish("model", tmp_path / "run", "me/rain")
+    checkpoint.rename(tmp_path / "run" / "export")
+    with pytest.raises(PublishingError, match=f"it has no config.json; publish {tmp_path / 'run' / 'export'}"):
+        publish("model", tmp_path / "run", "me/rain")
+
+
 def test_a_corpus_that_is_being_replaced_or_was_never_finished_is_refused(hub, corpus):
     building = corpus / ".building-0123456789ab" / "data"
     building.mkdir(parents=True)

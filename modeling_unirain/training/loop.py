@@ -175,8 +175,8 @@ class Trainer:
             closing(self._batches()) as stream,
         ):
             try:
-                if self._validate_if_due():
-                    self._save()
+                self._validate_if_due()
+                self._save()  # of another folder's checkpoint too: this one then holds all that its run needs
                 for batches, waited in stream:
                     orders = self._step(batches, waited, bar)
                     if orders.stop or orders.time_up:
@@ -236,7 +236,8 @@ class Trainer:
                 f"{self.accelerator.num_processes}: it goes on, but not bit for bit."
             )
             self.progress.num_processes = self.accelerator.num_processes
-        self.saved_step = self.progress.step
+        if checkpoint.resolve() == self.checkpoints.path(self.progress.step).resolve():
+            self.saved_step = self.progress.step
         logger.info(f"Resuming from {checkpoint} at step {self.progress.step}.")
 
     def _compare_with_before(self) -> None:
@@ -252,7 +253,7 @@ class Trainer:
     def _forget_a_best_that_is_gone(self) -> None:
         """A checkpoint gone on from in another folder, or gone back to, may tell of a best one that is not there to be exported."""
         best = self.progress.best
-        if best is None:
+        if best is None or best["step"] == self.progress.step:  # that one is gone on from, and saved here first
             return
         (is_here,) = broadcast_object_list([self.checkpoints.path(best["step"]).is_dir()])
         if not is_here:

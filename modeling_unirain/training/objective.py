@@ -402,6 +402,8 @@ class MultiObjectiveReweighting(nn.Module):
         if saved is not None and saved.shape[1:] == self.history.shape[1:]:
             self.history = torch.empty_like(saved)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        if self.mode == "fixed":  # the weights may be those of another mode
+            self.weights.fill_(1 / len(self.types))
 
 
 def _first_measurement(losses: Tensor) -> Tensor:

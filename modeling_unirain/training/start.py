@@ -123,16 +123,17 @@ def find_checkpoint(arguments: Arguments, num_processes: int, config: UniRainCon
         return None
     checkpoint = checkpoints.find(options.resume_from)
     if checkpoint is not None:
+        folder = checkpoint / AVERAGE_FOLDER
+        if not (folder / "config.json").is_file():
+            raise ValueError(
+                f"{checkpoint} is not a checkpoint of a training run: it has no {AVERAGE_FOLDER}/config.json; "
+                "--resume_from takes last, best or a checkpoint's folder."
+            )
         elsewhere = checkpoint.absolute().parent.resolve() != options.output_dir.resolve()
         if elsewhere and checkpoints.list():
             raise ValueError(
                 f"{checkpoint} is not in {options.output_dir}, which already holds checkpoints that going on would "
                 "replace: choose another --output_dir."
-            )
-        folder = checkpoint / AVERAGE_FOLDER
-        if not (folder / "config.json").is_file():
-            raise ValueError(
-                f"{checkpoint} is not a checkpoint of a training run: it has no {AVERAGE_FOLDER}/config.json."
             )
         check_same_config(config, UniRainConfig.from_pretrained(folder), f"The checkpoint {checkpoint}")
     return checkpoint

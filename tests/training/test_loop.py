@@ -263,7 +263,7 @@ def test_a_run_gone_on_with_elsewhere_exports_the_best_of_its_own_rounds(tmp_pat
     for file in state.glob("custom_checkpoint_*.pkl"):
         content = torch.load(file, weights_only=False)
         if isinstance(content, dict) and content.get("best"):
-            content["best"]["psnr"] = 99.0
+            content["best"] |= {"step": 1, "psnr": 99.0}
             torch.save(content, file)
     outcome = main(
         tiny_arguments(
@@ -274,6 +274,16 @@ def test_a_run_gone_on_with_elsewhere_exports_the_best_of_its_own_rounds(tmp_pat
     best = max(rounds, key=rounds.get)
     assert outcome.results["step"] == best
     assert json.loads((tmp_path / "b" / "best.json").read_text())["step"] == best
+
+
+def test_a_finished_run_is_exported_elsewhere_too(tmp_path):
+    finished = main(tiny_arguments(tmp_path, "--output_dir", str(tmp_path / "a"), max_steps=4))
+    resume = ("--resume_from", str(finished.checkpoint), "--output_dir", str(tmp_path / "b"))
+    outcome = main(tiny_arguments(tmp_path, *resume, max_steps=4))
+    assert outcome.status == "finished" and outcome.results == finished.results | {"checkpoint": "checkpoint-00000004"}
+    assert outcome.checkpoint == tmp_path / "b" / "checkpoint-00000004" and outcome.checkpoint.is_dir()
+    ours, theirs = (load_file(tmp_path / name / "export" / "model.safetensors") for name in "ba")
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
 def test_a_resumed_run_takes_the_learning_rate_it_is_given_and_says_so(tmp_path, caplog):
@@ -411,15 +421,25 @@ def test_nonsense_recipes_are_refused_in_one_sentence(tmp_path, recipe, message)
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("word", ["no", "false", '"no"'])
+def test_no_in_a_recipe_is_the_word_where_an_option_has_it(tmp_path, word):
+    """YAML reads it as false."""
+    file = tmp_path / "recipe.yaml"
+    file.write_text(f"mixed_precision: {word}\nchannels_last: {word}\ncpu: yes\n")
+    options = parse_arguments(["--recipe", str(file)]).training
+    assert (options.mixed_precision, options.cpu) == ("no", True) and not options.channels_last
+
+
 def test_flags_override_the_recipe(tmp_path):
     recipe = write_recipe(tmp_path)
     assert parse_arguments(["--recipe", str(recipe)]).training.max_steps == 12
     assert parse_arguments(["--max_steps", "700", "--recipe", str(recipe)]).training.max_steps == 700
 
 
-@pytest.mark.parametrize("flag", ["--batch_size=8", "--patch_size=64"])
+@pytest.mark.parametrize("flag", ["--batch_size=8", "--patch_size=64", "--batch-size=8"])
 def test_a_flag_that_the_phases_of_a_recipe_would_hide_is_refused(flag):
-    with pytest.raises(ValueError, match=f"{flag.split('=')[0]} has no effect: recipe 'unirain' has `phases`"):
+    name = flag.split("=")[0].replace("h-s", "h_s")
+    with pytest.raises(ValueError, match=f"{name} has no effect: recipe 'unirain' has `phases`"):
         parse_arguments(["--recipe", "unirain", flag])
     assert parse_arguments(["--recipe", "paper", flag]).phases
 
@@ -509,6 +529,12 @@ def test_an_output_folder_with_checkpoints_is_not_trained_over(tmp_path):
     main(tiny_arguments(tmp_path, max_steps=3))
     with pytest.raises(ValueError, match="already holds checkpoints: go on with --resume_from last"):
         main(tiny_arguments(tmp_path, max_steps=3))
+
+
+def test_the_folder_of_a_run_is_no_checkpoint_to_go_on_from(tmp_path):
+    main(tiny_arguments(tmp_path, max_steps=3))
+    with pytest.raises(ValueError, match="run is not a checkpoint of a training run: .* takes last, best or a"):
+        main(tiny_arguments(tmp_path, "--resume_from", str(tmp_path / "run"), max_steps=4))
 
 
 def test_checkpoint_and_weights_of_another_config_are_refused(tmp_path):

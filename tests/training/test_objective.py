@@ -264,6 +264,17 @@ def test_reloaded_objective_continues_bit_for_bit(tmp_path):
     assert torch.equal(second.history, whole.history)
 
 
+def test_fixed_weights_are_equal_from_the_reload_on():
+    reweighted = MultiObjectiveReweighting(TYPES, warmup_rounds=1)
+    for t in range(1, 6):
+        reweighted.update(overfitting_run(t))
+    assert reweighted.weights.std() > 0.01
+    fixed = MultiObjectiveReweighting(TYPES, mode="fixed")
+    fixed.load_state_dict(reweighted.state_dict())
+    assert torch.equal(fixed.weights, MultiObjectiveReweighting(TYPES).weights)
+    assert torch.equal(fixed.history, reweighted.history)
+
+
 @pytest.mark.parametrize("types", [TYPES[:2], [*TYPES[:-1], "haze"], TYPES[::-1]], ids=["fewer", "other", "reversed"])
 def test_state_of_other_types_is_refused(types):
     saved = MultiObjectiveReweighting(TYPES).state_dict()

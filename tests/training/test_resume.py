@@ -174,3 +174,20 @@ def test_sigterm_saves_and_exits_cleanly(tmp_path, launcher):
     last = max(losses(tmp_path / "run"))
     assert (tmp_path / "run" / f"checkpoint-{last:08d}").is_dir(), output
     assert not list((tmp_path / "run").glob("*.tmp"))
+
+
+def test_a_second_ctrl_c_ends_a_run_at_once_in_one_sentence(tmp_path):
+    # Patches of that size make a step long, so that the second comes while the first is waited with.
+    recipe = str(write_recipe(tmp_path, max_steps=10_000, validation_steps=10_000, patch_size=512))
+    process = start(ONE, "--recipe", recipe)
+    log = tmp_path / "run" / "train_log.jsonl"
+    while process.poll() is None and not (log.exists() and '"step": 1,' in log.read_text()):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    told = ""
+    while "SIGINT received" not in told and (line := process.stdout.readline()):
+        told += line
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate()
+    assert process.returncode == 130, told + output
+    assert "train_unirain.py: Interrupted" in output and "Traceback" not in output
