@@ -251,7 +251,7 @@ def parse_arguments(argv: list[str]) -> Arguments:
     _check_nested(recipe_name, nested)
     given = {argument.split("=")[0] for argument in flags}
     for flag in ("--batch_size", "--patch_size"):
-        if nested.get("phases") and given & {flag, flag.replace("h_s", "h-s")}:  # the parser knows both
+        if nested.get("phases") and given & {flag, flag.replace("_size", "-size")}:  # the parser knows both
             raise ValueError(
                 f"{flag} has no effect: recipe '{recipe_name}' has `phases`, which say it; change it there."
             )
