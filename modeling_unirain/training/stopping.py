@@ -23,9 +23,9 @@ def catch_signals(received: list[int], num_processes: int) -> Iterator[None]:
     def note(number: int, frame) -> None:
         if number == signal.SIGINT and received and num_processes == 1:
             raise KeyboardInterrupt
-        if not received:
+        received.append(number)  # first: the next signal may come while this one is told of
+        if len(received) == 1:
             logger.info(f"{signal.Signals(number).name} received: finishing the step, saving, then exiting.")
-        received.append(number)
 
     previous = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
