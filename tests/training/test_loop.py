@@ -438,7 +438,7 @@ def test_flags_override_the_recipe(tmp_path):
 
 @pytest.mark.parametrize("flag", ["--batch_size=8", "--patch_size=64", "--batch-size=8"])
 def test_a_flag_that_the_phases_of_a_recipe_would_hide_is_refused(flag):
-    name = flag.split("=")[0].replace("h-s", "h_s")
+    name = flag.split("=")[0].replace("-size", "_size")
     with pytest.raises(ValueError, match=f"{name} has no effect: recipe 'unirain' has `phases`"):
         parse_arguments(["--recipe", "unirain", flag])
     assert parse_arguments(["--recipe", "paper", flag]).phases
