@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
+from safetensors import SafetensorError
 
 from .files import replace_folder
 from .image_processing_unirain import UniRainImageProcessor
@@ -91,7 +92,7 @@ def export_checkpoint(
     try:
         save_model(model, temporary)
         model_card(model, folder.parent.name, settings, results).save(temporary / "README.md")
-    except Exception as error:  # safetensors has its own for a full disk
+    except (OSError, SafetensorError) as error:  # safetensors has its own for a full disk
         shutil.rmtree(temporary, ignore_errors=True)
         raise OSError(f"The export could not be written to {folder}: {one_line(error)}") from error
     replace_folder(temporary, folder)
