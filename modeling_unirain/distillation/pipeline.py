@@ -544,6 +544,11 @@ class Distillation:
             for source in (*arguments.candidates, *arguments.references):
                 if Path(source).is_dir() and folder.is_relative_to(Path(source).resolve()):
                     raise ValueError(f"--{name} {folder} lies inside {source}, which is read: choose another folder")
+                if name == "output_dir" and Path(source).exists() and Path(source).resolve().is_relative_to(folder):
+                    raise ValueError(
+                        f"{source}, which is read, lies inside --output_dir {folder}, whose corpus is replaced: choose another "
+                        "--output_dir"
+                    )
             try:
                 folder.mkdir(parents=True, exist_ok=True)
                 probe = folder / f"{PROBE}{self.process.rank}"  # the other processes look into the folder meanwhile

@@ -416,6 +416,16 @@ def test_what_cannot_work_is_said_before_anything_is_computed(data, tmp_path):
     assert captioner.images_seen == 0
 
 
+@pytest.mark.parametrize("source", ["data", "data/distilled-00000-of-00004.parquet"])
+def test_a_part_of_the_corpus_that_would_be_replaced_is_not_distilled(data, tmp_path, source):
+    distil(data, tmp_path)
+    before = contents(tmp_path / "output")
+    for option in ("candidates", "references"):
+        with pytest.raises(ValueError, match=f"{source}, which is read, lies inside --output_dir {tmp_path}/output"):
+            distil(data, tmp_path, **{option: [str(tmp_path / "output" / source)]})
+    assert contents(tmp_path / "output") == before
+
+
 @pytest.mark.parametrize("work_dir", ["output", "output/work", "linked"])
 def test_a_work_folder_that_would_be_published_is_refused_before_any_folder_is_made(data, tmp_path, work_dir):
     (tmp_path / "linked").symlink_to(tmp_path / "output")
