@@ -37,7 +37,7 @@ from modeling_unirain.corpora import is_saved, load_corpus, read_stored, undecod
 from modeling_unirain.distillation.records import DISTILLED, MARKER, REAL, ImageLocation, RainPair, Reference
 from modeling_unirain.distillation.shards import Process, at_work, stage_key, wait_for
 from modeling_unirain.files import as_text, folders_below, write_json, written
-from modeling_unirain.images import pictures_below
+from modeling_unirain.images import holds_pictures, pictures_below
 from modeling_unirain.types import RainType
 
 
@@ -385,7 +385,14 @@ class Fetcher:
 
 def _needs_datasets(folder: Path) -> bool:
     has_metadata = any((folder / name).is_file() for name in ("metadata.jsonl", "metadata.csv"))
-    return is_saved(folder) or has_metadata or any(folder.glob("*.tar"))
+    if is_saved(folder) or has_metadata:
+        return True
+    archive = min(folder.glob("*.tar"), default=None)
+    if archive is not None and holds_pictures(folder):  # unpacked from them, or more of them
+        raise ValueError(
+            f"{folder} holds pictures as well as archives ({archive.name}): move either to another folder"
+        )
+    return archive is not None
 
 
 def _open_folder(folder: Path) -> Iterator[dict]:

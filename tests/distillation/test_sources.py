@@ -2,6 +2,7 @@ import io
 import json
 import os
 import resource
+import tarfile
 import time
 from collections import Counter
 
@@ -154,6 +155,19 @@ def test_parquet_beside_folders_of_pairs_is_refused_since_only_one_would_be_read
     with pytest.raises(ValueError, match="both holds Parquet files as well as folders of pairs: name them one by one"):
         pairs(tmp_path / "both")
     assert len(pairs(tmp_path / "both" / "DRS", tmp_path / "both" / "more")) == 3
+
+
+def test_an_archive_beside_pictures_is_refused_since_only_one_would_be_read(tmp_path):
+    folder = tmp_path / "train"
+    save_pair(folder / "DRS" / "set", "001", seed=1)
+    with tarfile.open(folder / "set.tar", "w") as archive:
+        archive.add(folder / "DRS", "DRS")
+    fetch = Fetcher(tmp_path / "work", Process(), 5)
+    for listed in (list_pairs, list_references):
+        with pytest.raises(ValueError, match=r"train holds pictures as well as archives \(set.tar\)"):
+            list(listed([str(folder)], fetch))
+    (folder / "set.tar").rename(tmp_path / "set.tar")
+    assert [pair.pair_id for pair, _ in list_pairs([str(folder)], fetch)] == ["set/DRS/001"]
 
 
 def test_what_save_to_disk_wrote_is_fetched_into_parquet_once(tmp_path):
