@@ -1,5 +1,6 @@
 """Opening a corpus of the Hub or of this disk with `datasets`, and its pictures as they are stored."""
 
+import glob
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ def load_corpus(place: str | Path, split: str | None = None, streaming: bool = F
         streaming (`bool`): see `datasets.load_dataset`; what was saved to disk is there and is not streamed.
 
     Raises:
-        ValueError: a saved data set has no such split.
+        ValueError: a saved data set has no such split, or a folder's name is a pattern to `datasets`.
         Whatever `datasets` raises for what it cannot load.
     """
     import datasets  # only corpora need it
@@ -35,10 +36,14 @@ def load_corpus(place: str | Path, split: str | None = None, streaming: bool = F
         return saved[split]
     if folder.is_file():
         kind = "arrow" if folder.suffix.lower() == ".arrow" else "parquet"
-        files = {split or "train": str(folder)}
+        files = {split or "train": glob.escape(str(folder))}
         return datasets.load_dataset(kind, data_files=files, split=split, streaming=streaming)
     if not folder.is_dir():
         return datasets.load_dataset(str(place), split=split, streaming=streaming)
+    if glob.has_magic(str(folder.resolve())):
+        raise ValueError(
+            f"{place}: datasets takes brackets and stars in a folder's name for a pattern: rename the folder."
+        )
     files = datasets.load_dataset_builder(str(folder)).config.data_files
     return datasets.load_dataset(str(folder), data_files=files, split=split, streaming=streaming)
 

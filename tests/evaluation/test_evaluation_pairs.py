@@ -168,6 +168,15 @@ def corpus_rows(count: int) -> datasets.Dataset:
     )
 
 
+def test_brackets_in_a_name_are_no_pattern_or_said_to_be_one(tmp_path):
+    folder = tmp_path / "corpus [v2]"
+    folder.mkdir()
+    corpus_rows(2).to_parquet(folder / "test [all].parquet")
+    assert len(find_pairs(folder / "test [all].parquet")) == 2
+    with pytest.raises(ValueError, match=r"corpus \[v2\]: datasets takes brackets .* rename the folder"):
+        find_pairs(folder)
+
+
 @pytest.mark.parametrize("form", ["parquet", "file", "saved", "saved splits"])
 def test_a_corpus_is_read_in_every_form(tmp_path, form):
     rows, folder = corpus_rows(2), tmp_path / "corpus"
