@@ -81,13 +81,19 @@ def list_pairs(candidates: list[str], fetch: Callable[[str], Path | None]) -> It
 
 
 def list_references(references: list[str], fetch: Callable[[str], Path | None]) -> Iterator[Identified]:
-    """Every real rainy photograph with its identity, in a fixed order. Arguments and errors as in `list_pairs`."""
+    """Every real rainy photograph with its identity, in a fixed order. Arguments and errors as in `list_pairs`.
+
+    One that several sources hold is listed once, or a pair's nearest neighbours would be the same photograph.
+    """
     taken: Taken = set()
+    seen: set[ImageLocation] = set()
     for source in references:
         listed = 0
-        for record in _references_of(source, fetch, taken):
+        for reference, identity in _references_of(source, fetch, taken):
             listed += 1
-            yield record
+            if reference.image not in seen:
+                seen.add(reference.image)
+                yield reference, identity
         if not listed:
             raise ValueError(f"{source} holds no pictures to serve as references")
 

@@ -103,8 +103,7 @@ class CorpusWriter:
         options = [arguments.rejected_images, arguments.rows_per_file, arguments.license, self.settings]
         key = stage_key("write 2", verdicts.key, index.key, *options)
         building = self.output_dir / f"{BUILDING}{key}"
-        marker = self.output_dir / MARKER
-        is_complete = marker.exists() and json.loads(marker.read_text(encoding="utf-8")).get("key") == key
+        is_complete = self._is_complete(key)
         for stale in self.output_dir.glob(f"{BUILDING}*"):
             if is_complete or stale != building:  # a kill after the last move leaves the complete one's, empty
                 shutil.rmtree(stale)
@@ -134,6 +133,17 @@ class CorpusWriter:
         write_json(building / MARKER, {"key": key, "settings": self.settings, "rows": sizes})
         self._publish(building)
 
+    def _is_complete(self, key: str) -> bool:
+        """Whether the folder holds this very output, none of whose files was removed since."""
+        marker = self.output_dir / MARKER
+        if not marker.exists():
+            return False
+        made = json.loads(marker.read_text(encoding="utf-8"))
+        if made.get("key") != key:
+            return False
+        files = [f"data/{name}" for level, size in made["rows"].items() for name in self._file_names(level, size)]
+        return all((self.output_dir / name).exists() for name in ("README.md", "report.html", *files))
+
     def _publish(self, building: Path) -> None:
         """Put the new output in place of the old one. Killed in between, the next run does it again."""
         (self.output_dir / MARKER).unlink(missing_ok=True)
@@ -150,11 +160,8 @@ class CorpusWriter:
         self, folder: Path, level: str, size: int, rows: Iterator[dict], features: Features
     ) -> Iterator[tuple[Path, int]]:
         """Gives every file once it is there, and its rows."""
-        per_file = self.arguments.rows_per_file
-        files = -(-size // per_file)
-        for number in range(files):
-            part = list(islice(rows, per_file))
-            path = folder / f"{level}-{number:05d}-of-{files:05d}.parquet"
+        for name in self._file_names(level, size):
+            path, part = folder / name, list(islice(rows, self.arguments.rows_per_file))
             if not path.exists():
                 with (
                     written(path) as temporary,
@@ -164,6 +171,10 @@ class CorpusWriter:
                         group = [self._row(level, row, features) for row in part[first : first + ROW_GROUP]]
                         writer.write_table(pa.Table.from_pylist(group, schema=features.arrow_schema))
             yield path, len(part)
+
+    def _file_names(self, level: str, size: int) -> list[str]:
+        files = -(-size // self.arguments.rows_per_file)
+        return [f"{level}-{number:05d}-of-{files:05d}.parquet" for number in range(files)]
 
     def _row(self, level: str, row: dict, features: Features) -> dict:
         corpus_row = {name: row[name] for name in features if name in row}

@@ -224,6 +224,15 @@ def test_a_changed_setting_gives_what_a_fresh_run_gives(finished, data, tmp_path
     assert reused != contents(finished[0] / "output")
 
 
+@pytest.mark.parametrize("lost", ["data/distilled-00001-of-00004.parquet", "README.md"])
+def test_a_file_of_the_corpus_that_was_removed_is_written_again(data, tmp_path, lost):
+    distil(data, tmp_path)
+    before = contents(tmp_path / "output")
+    (tmp_path / "output" / lost).unlink()
+    distil(data, tmp_path)
+    assert contents(tmp_path / "output") == before
+
+
 def test_a_changed_picture_is_looked_at_again(tmp_path):
     folder = tmp_path / "candidates" / "DRS" / "set"
     for i in range(3):

@@ -157,6 +157,13 @@ def test_parquet_beside_folders_of_pairs_is_refused_since_only_one_would_be_read
     assert len(pairs(tmp_path / "both" / "DRS", tmp_path / "both" / "more")) == 3
 
 
+def test_a_photograph_that_two_sources_hold_is_one_reference(data):
+    alone, folder = references(data / "references"), data / "references"
+    inner = next(path for path in folder.rglob("*") if path.is_dir())
+    assert references(folder, inner) == alone
+    assert len(references(inner, folder)) == len(alone)
+
+
 def test_an_archive_beside_pictures_is_refused_since_only_one_would_be_read(tmp_path):
     folder = tmp_path / "train"
     save_pair(folder / "DRS" / "set", "001", seed=1)
