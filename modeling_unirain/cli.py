@@ -286,7 +286,9 @@ def rain(
     rendered = render_rain(picture.rgb, rain_type, seed, severity=severity)
     for path, pixels in ((output, rendered.rainy), (clean, rendered.clean)):
         if path is not None:
-            rendered_picture = Picture((pixels * 255).round().astype("uint8"), icc_profile=picture.rgb_icc_profile)
+            rendered_picture = Picture(
+                (pixels * 255).round().astype("uint8"), exif=picture.exif, icc_profile=picture.rgb_icc_profile
+            )
             save_image(rendered_picture, path)
 
 
