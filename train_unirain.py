@@ -34,15 +34,19 @@ def main(arguments: Arguments) -> Outcome:
     accelerator = build_accelerator(arguments.training)
     model = build_model(arguments.model, arguments.model_overrides, seed)
     where_to_begin = partial(find_checkpoint, arguments, accelerator.num_processes, model.config)
-    where_to_begin()  # first for its checks, which take no time
+    checkpoint = where_to_begin()
     data = DataConfig.from_dict(arguments.data)
     validation = ValidationConfig.from_dict({"size_divisor": model.config.size_divisor, **arguments.validation})
     validation_set = ValidationSet(validation, data.types)  # first, being the one that is checked quickly
     training_set = RainDataset(data, seed)
+    trainer = Trainer(arguments, accelerator, model, training_set, validation_set, checkpoint)
 
     with alone_in(arguments.training.output_dir, accelerator):
-        checkpoint = where_to_begin()  # of what another run may have left until it ended
-        outcome = Trainer(arguments, accelerator, model, training_set, validation_set, checkpoint).train()
+        if where_to_begin() != checkpoint:
+            raise ValueError(
+                f"Another training has just left {arguments.training.output_dir}: give the command again."
+            )
+        outcome = trainer.train()
 
         if outcome.model_folder is not None and accelerator.is_main_process:
             folder, results = arguments.training.output_dir / "export", outcome.results
