@@ -7,6 +7,7 @@ On a CPU set `OMP_WAIT_POLICY=PASSIVE`: torch's threads otherwise take turns wit
 import logging
 import os
 import sys
+from functools import partial
 
 from transformers.utils.logging import disable_progress_bar
 
@@ -19,7 +20,7 @@ try:
     from modeling_unirain.training.data import DataConfig, RainDataset, ValidationConfig, ValidationSet
     from modeling_unirain.training.loop import Outcome, Trainer
     from modeling_unirain.training.pictures import SampleError
-    from modeling_unirain.training.start import build_accelerator, build_model, find_checkpoint
+    from modeling_unirain.training.start import alone_in, build_accelerator, build_model, find_checkpoint
 except ModuleNotFoundError as error:
     sys.exit(f"train_unirain.py: training needs the package {error.name}: pip install -e '.[train]'")
 
@@ -32,22 +33,29 @@ def main(arguments: Arguments) -> Outcome:
     seed = arguments.training.seed
     accelerator = build_accelerator(arguments.training)
     model = build_model(arguments.model, arguments.model_overrides, seed)
-    checkpoint = find_checkpoint(arguments, accelerator.num_processes, model.config)
+    where_to_begin = partial(find_checkpoint, arguments, accelerator.num_processes, model.config)
+    checkpoint = where_to_begin()
     data = DataConfig.from_dict(arguments.data)
     validation = ValidationConfig.from_dict({"size_divisor": model.config.size_divisor, **arguments.validation})
     validation_set = ValidationSet(validation, data.types)  # first, being the one that is checked quickly
     training_set = RainDataset(data, seed)
+    trainer = Trainer(arguments, accelerator, model, training_set, validation_set, checkpoint)
 
-    outcome = Trainer(arguments, accelerator, model, training_set, validation_set, checkpoint).train()
+    with alone_in(arguments.training.output_dir, accelerator):
+        if where_to_begin() != checkpoint:
+            raise ValueError(
+                f"Another training has just left {arguments.training.output_dir}: give the command again."
+            )
+        outcome = trainer.train()
 
-    if outcome.model_folder is not None and accelerator.is_main_process:
-        folder, results = arguments.training.output_dir / "export", outcome.results
-        export_checkpoint(outcome.model_folder, folder, arguments.as_dict(), results)
-        better = sum(r["psnr"] > r["input_psnr"] for r in results["per_type"].values())
-        logger.info(
-            f"Exported the weights of step {results['step']} to {folder}. Validation, PSNR above the input's for {better} "
-            f"of {len(results['per_type'])} types:\n{results_table(results)}"
-        )
+        if outcome.model_folder is not None and accelerator.is_main_process:
+            folder, results = arguments.training.output_dir / "export", outcome.results
+            export_checkpoint(outcome.model_folder, folder, arguments.as_dict(), results)
+            better = sum(r["psnr"] > r["input_psnr"] for r in results["per_type"].values())
+            logger.info(
+                f"Exported the weights of step {results['step']} to {folder}. Validation, PSNR above the input's for "
+                f"{better} of {len(results['per_type'])} types:\n{results_table(results)}"
+            )
     return outcome
 
 

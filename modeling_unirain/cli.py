@@ -84,6 +84,11 @@ def chosen(**options) -> dict:
     return {name: value for name, value in options.items() if value}
 
 
+def was_given(context: typer.Context, name: str) -> bool:
+    """Whether an option was, be it with its default."""
+    return context.get_parameter_source(name).name != "DEFAULT"  # by name: newer typer has a class of its own
+
+
 Checkpoint = Annotated[
     str, typer.Option(parser=named, metavar="NAME", help="A name, a folder, or a repository on the Hub.")
 ]
@@ -194,6 +199,7 @@ def demo(
 
 @app.command()
 def evaluate(
+    context: typer.Context,
     data: Annotated[
         list[str],
         typer.Argument(
@@ -222,6 +228,10 @@ def evaluate(
     Writes report.md, report.json, images.csv and a sheet of the best, median and worst picture of every dataset. Run again
     after having been stopped, it goes on where it was.
     """
+    if inputs_only:
+        of_the_network = ("checkpoint", "device", "dtype", "tile", "self_ensemble")
+        if given := [name for name in of_the_network if was_given(context, name)]:
+            raise ImageError(f"--inputs-only asks no network: leave --{given[0].replace('_', '-')} out.")
     pairs = [pair for place in data for pair in evaluation.find_pairs(place, split, leave_out=output)]
     perceptual = evaluation.load_lpips() if lpips else None
     settings = {"data": ", ".join(data)} | ({"split": split} if split else {})
@@ -276,7 +286,9 @@ def rain(
     rendered = render_rain(picture.rgb, rain_type, seed, severity=severity)
     for path, pixels in ((output, rendered.rainy), (clean, rendered.clean)):
         if path is not None:
-            rendered_picture = Picture((pixels * 255).round().astype("uint8"), icc_profile=picture.rgb_icc_profile)
+            rendered_picture = Picture(
+                (pixels * 255).round().astype("uint8"), exif=picture.exif, icc_profile=picture.rgb_icc_profile
+            )
             save_image(rendered_picture, path)
 
 

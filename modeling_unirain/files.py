@@ -16,6 +16,12 @@ from pathlib import Path
 from typing import Any
 
 
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows
+    fcntl = None
+
+
 PART = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.part")
 """Names of files that are being written, or were when their process was killed."""
 
@@ -34,7 +40,8 @@ class WriteError(OSError):
 def written(path: Path) -> Iterator[Path]:
     """A temporary name beside `path` to write to, renamed to `path` at the end of the block; after an error nothing is left.
 
-    The folder is made. What an earlier, killed process left behind of the same file is removed.
+    The folder is made. What an earlier, killed process left behind of the same file is removed; what another one is writing is
+    not, and the last to be complete has the name.
     """
     name = _name_in_temporary(path.name)
     temporary = path.with_name(f".{name}.{secrets.token_hex(4)}.part")
@@ -43,11 +50,13 @@ def written(path: Path) -> Iterator[Path]:
     except FileExistsError as error:  # which would be taken for `path` itself
         raise NotADirectoryError(errno.ENOTDIR, f"{path.parent} is a file, not a folder") from error
     for leftover in _leftovers(path.parent.absolute()).get(name, []):
-        leftover.unlink(missing_ok=True)
+        if not _is_being_written(leftover):
+            leftover.unlink(missing_ok=True)
     try:
-        yield temporary
-        _flush(temporary)
-        os.replace(temporary, path)
+        with _marked_as_being_written(temporary):
+            yield temporary
+            _flush(temporary)
+            os.replace(temporary, path)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -124,6 +133,33 @@ def replace_folder(temporary: Path, folder: Path) -> None:
 def _name_in_temporary(name: str) -> str:
     encoded = os.fsencode(name)
     return name if len(encoded) <= LONGEST_NAME else hashlib.sha256(encoded).hexdigest()
+
+
+@contextlib.contextmanager
+def _marked_as_being_written(temporary: Path) -> Iterator[None]:
+    """Holds a lock on the file, which the system lets go of when the process is killed. Of flock's kind, since others end when the
+    process closes the file a first time."""
+    if fcntl is None:
+        yield
+        return
+    with temporary.open("xb") as file:
+        with contextlib.suppress(OSError):  # some file systems have no locks
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+
+
+def _is_being_written(temporary: Path) -> bool:
+    """Where that cannot be known, it may be."""
+    if fcntl is None:
+        return False
+    try:
+        with temporary.open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
 
 
 def _flush(file: Path) -> None:

@@ -243,7 +243,8 @@ def assemble_model(source: Path, staging: Path, repo_id: str) -> Path:
         try:
             settings = json.loads(config.read_text(encoding="utf-8"))
             # The package's checkpoints have none, those that strangers to it saved may lack the pipeline.
-            if "custom_pipelines" not in settings or not (staging / "pipeline_unirain.py").is_file():
+            has_pipeline = isinstance(settings, dict) and "custom_pipelines" in settings
+            if not has_pipeline or not (staging / "pipeline_unirain.py").is_file():
                 _add_code(staging)
         except (OSError, ValueError) as error:
             reason = one_line(error).replace(str(staging), str(source))

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from PIL import Image, ImageCms
+from PIL import ExifTags, Image, ImageCms
 from typer.testing import CliRunner
 
 from modeling_unirain import cli, load_derainer
@@ -346,9 +346,13 @@ def test_rain_writes_both_pictures_or_none(tmp_path):
     one_sentence(rain("-o", out, code=1), "exists already")
     one_sentence(rain("-o", photograph, "--overwrite", code=1), "unless it is the photograph")
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    Image.open(photograph).save(photograph, icc_profile=profile)
-    rain("-o", out, "--overwrite")
-    assert open_image(out).icc_profile == profile
+    exif = Image.Exif()
+    exif[ExifTags.Base.Model] = "a camera"
+    Image.open(photograph).save(photograph, icc_profile=profile, exif=exif)
+    rain("-o", out, "--clean", clean, "--overwrite")
+    for path in (out, clean):
+        assert open_image(path).icc_profile == profile
+        assert Image.open(path).getexif()[ExifTags.Base.Model] == "a camera"
 
 
 # What it leaves alone

@@ -20,6 +20,17 @@ with written(Path(sys.argv[1])) as temporary:
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
+WRITING = """
+import sys
+from pathlib import Path
+from modeling_unirain.files import written
+
+with written(Path(sys.argv[1])) as temporary:
+    temporary.write_text("theirs")
+    print("half", flush=True)
+    sys.stdin.read()
+"""
+
 
 def test_a_file_is_there_only_when_all_of_it_is(tmp_path):
     file = tmp_path / "made" / "a.txt"
@@ -52,6 +63,20 @@ def test_what_a_kill_left_of_a_file_goes_with_its_next_writing(tmp_path):
         temporary.write_text("whole")
     (other,) = {path.name for path in tmp_path.iterdir()} - {"a.txt"}
     assert other.startswith(".a.txt.txt.")  # which may be in the making elsewhere
+
+
+def test_what_another_process_is_writing_is_left_to_it(tmp_path):
+    file = tmp_path / "a.txt"
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITING, str(file)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout.readline() == "half\n"
+        with written(file) as temporary:
+            temporary.write_text("ours")
+        assert file.read_text() == "ours"
+        other.stdin.close()
+    assert other.returncode == 0
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.txt", "theirs")]
 
 
 def test_names_as_long_as_can_be_are_written_and_what_a_kill_left_of_them_goes(tmp_path):

@@ -235,9 +235,10 @@ def test_a_folder_that_is_no_checkpoint_or_no_corpus_is_refused(hub, checkpoint,
     (checkpoint / "pipeline_unirain.py").unlink()
     with pytest.raises(PublishingError, match="cannot be loaded as a checkpoint of unirain"):
         publish("model", checkpoint, "me/rain")
-    (checkpoint / "config.json").write_text("{")
-    with pytest.raises(PublishingError, match="cannot be loaded as a checkpoint of unirain"):
-        publish("model", checkpoint, "me/rain")
+    for content in ("null", "{"):
+        (checkpoint / "config.json").write_text(content)
+        with pytest.raises(PublishingError, match="cannot be loaded as a checkpoint of unirain"):
+            publish("model", checkpoint, "me/rain")
     (checkpoint / "weights").mkdir()
     (checkpoint / "model.safetensors").rename(checkpoint / "weights" / "model.safetensors")
     with pytest.raises(PublishingError, match=r"config\.json is not valid JSON"):

@@ -34,12 +34,14 @@ class EvaluationPair:
         rain_type (`str`): `DRS`, `DRD`, `NRS`, `NRD` or any other name.
         name (`str`): unique within its dataset and type.
         read (`Callable`): gives (rainy, clean), uint8 RGB of equal shape (height, width, 3); clean is None without twin.
+        changed (`int`): when its files last were, in nanoseconds, so that old figures are not taken for theirs; 0 if unknown.
     """
 
     dataset: str
     rain_type: str
     name: str
     read: ReadPair
+    changed: int = 0
 
     def __post_init__(self):
         for field in ("dataset", "rain_type", "name"):  # reports are text, which names of files need not be
@@ -108,7 +110,8 @@ def _folder_pairs(folder: Path, root: Path) -> list[EvaluationPair]:
     make = partial(EvaluationPair, place.name, rain_type)
     if (folder / "pair").is_dir():
         return [
-            make(stem, partial(_read_side_by_side, path)) for stem, path in pictures_by_stem(folder / "pair").items()
+            make(stem, partial(_read_side_by_side, path), _changed(path))
+            for stem, path in pictures_by_stem(folder / "pair").items()
         ]
     if not ((folder / "input").is_dir() and (folder / "target").is_dir()):
         return []
@@ -123,7 +126,10 @@ def _folder_pairs(folder: Path, root: Path) -> list[EvaluationPair]:
             + (f", nor have {len(missing) - 1} others" if len(missing) > 1 else "")
             + ": pairs need equal file names."
         )
-    return [make(stem, partial(_read_pair, path, targets[stem])) for stem, path in inputs.items()]
+    return [
+        make(stem, partial(_read_pair, path, targets[stem]), _changed(path, targets[stem]))
+        for stem, path in inputs.items()
+    ]
 
 
 def _check_not_half(folder: Path) -> None:
@@ -144,8 +150,12 @@ def _unpaired(root: Path, leave_out: Path | None) -> list[EvaluationPair]:
         else:
             dataset, rain_type = place.name, folders[0] if folders else UNKNOWN_TYPE
         name = path.relative_to(root / rain_type if folders and folders[0] == rain_type else root).as_posix()
-        pairs.append(EvaluationPair(dataset, rain_type, name, partial(_read_unpaired, path)))
+        pairs.append(EvaluationPair(dataset, rain_type, name, partial(_read_unpaired, path), _changed(path)))
     return pairs
+
+
+def _changed(*paths: Path) -> int:
+    return max(path.stat().st_mtime_ns for path in paths)
 
 
 def _read_pair(rainy: Path, clean: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -61,7 +61,8 @@ def evaluate(
     """As `evaluate_pairs`, written to a folder: `report.md`, `report.json`, `images.csv` and `sheets/`.
 
     Every picture is read once before anything is derained, so that a damaged one costs no time. Finished pictures are noted
-    in `progress.jsonl`: called again with the same settings after having been killed, it goes on with the others.
+    in `progress.jsonl`: called again with the same settings after having been killed, it goes on with the others,
+    and with those whose files have changed since.
 
     Args:
         output (`str` or `Path`): folder to write to.
@@ -87,7 +88,8 @@ def evaluate(
         if (output / name).exists() and not overwrite:
             raise ValueError(f"{output / name} exists already: give another folder, or --overwrite.")
     header = {"settings": settings, "lpips": perceptual is not None, "pairs": sorted(by_key)}
-    with _Journal(output / JOURNAL, header, overwrite) as journal:
+    changed = {key: pair.changed for key, pair in by_key.items()}
+    with _Journal(output / JOURNAL, header, changed, overwrite) as journal:
         waiting = [pair for pair in pairs if pair.key not in journal.results]
         for pair in tqdm(waiting, desc="checking pictures", unit="picture", leave=False):
             pair.read()
@@ -162,11 +164,13 @@ def _sheets_of_an_earlier(report: Path) -> set[str]:
 
 
 class _Journal:
-    """The pictures measured so far, a line each, after a line that says what was asked for."""
+    """The pictures measured so far, a line each, after a line that says what was asked for. Of pictures that were others then
+    (`changed`), the figures no longer count."""
 
-    def __init__(self, path: Path, header: dict, overwrite: bool):
+    def __init__(self, path: Path, header: dict, changed: dict[tuple[str, str, str], int], overwrite: bool):
         self.path = path
         self.header = json.loads(json.dumps(header))
+        self.changed = changed
         self.overwrite = overwrite
         self.results: dict[tuple[str, str, str], ImageResult] = {}
 
@@ -174,7 +178,7 @@ class _Journal:
         lines = self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else []
         try:
             complete = [json.loads(line) for line in lines if line.endswith(b"\n")]  # a kill may cut the last line
-            results = [ImageResult(**line) for line in complete[1:]]
+            results = [self._read(**line) for line in complete[1:]]
         except (ValueError, TypeError) as error:
             if not self.overwrite:
                 raise ValueError(f"{self.path} is damaged: delete it, or say --overwrite.") from error
@@ -186,22 +190,29 @@ class _Journal:
                     "--overwrite."
                 )
             results = []
-        self.results = {result.key: result for result in results}
+        self.results = {result.key: result for result, changed in results if changed == self.changed[result.key]}
         if self.results:
             logger.info("%d of %d pictures were measured before.", len(self.results), len(self.header["pairs"]))
-        kept = [self.header, *map(asdict, self.results.values())]
+        kept = [self.header, *map(self._line, self.results.values())]
         write_atomically(self.path, b"".join(map(_as_line, kept)))
         self.file = open(self.path, "ab")
         return self
 
     def add(self, result: ImageResult) -> None:
         self.results[result.key] = result
-        self.file.write(_as_line(asdict(result)))
+        self.file.write(_as_line(self._line(result)))
         self.file.flush()
         os.fsync(self.file.fileno())
 
     def __exit__(self, *_) -> None:
         self.file.close()
+
+    def _line(self, result: ImageResult) -> dict:
+        return {**asdict(result), "changed": self.changed[result.key]}
+
+    @staticmethod
+    def _read(changed: int = 0, **result) -> tuple[ImageResult, int]:
+        return ImageResult(**result), changed
 
 
 def _as_line(content: dict) -> bytes:

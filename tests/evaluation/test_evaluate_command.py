@@ -39,9 +39,16 @@ def test_pairs_and_real_photographs_share_a_report(test_sets, checkpoint, tmp_pa
 
 
 def test_inputs_alone_need_no_checkpoint(test_sets, tmp_path):
-    result = run(test_sets, "-o", tmp_path / "out", "--inputs-only", "--checkpoint", "missing/folder")
+    result = run(test_sets, "-o", tmp_path / "out", "--inputs-only")
     assert result.exit_code == 0, result.output
     assert "→" not in result.output
+
+
+@pytest.mark.parametrize("option", [["--checkpoint", "unirain"], ["--tile", "64"], ["--self-ensemble"]])
+def test_options_of_the_network_are_not_passed_over_where_none_is_asked(test_sets, tmp_path, option):
+    result = run(test_sets, "-o", tmp_path / "out", "--inputs-only", *option)
+    assert result.exit_code == 1 and not (tmp_path / "out").exists()
+    assert result.output == f"Error: --inputs-only asks no network: leave {option[0]} out.\n"
 
 
 @pytest.mark.parametrize(

@@ -196,6 +196,29 @@ def test_an_interrupted_evaluation_is_not_continued_with_other_settings(test_set
     assert json.loads((tmp_path / "report.json").read_text())["settings"] == {"checkpoint": "b"}
 
 
+def test_a_picture_that_was_changed_while_an_evaluation_was_interrupted_is_measured_anew(tmp_path):
+    for name in ("first", "second"):
+        for half, seed in (("input", 0), ("target", 1)):
+            file = tmp_path / "pairs" / half / f"{name}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            clean_picture(seed, (32, 32)).save(file)
+    measured = []
+
+    def derain(image):
+        if len(measured) == 1:
+            measured.append(None)
+            raise KeyboardInterrupt
+        measured.append(image)
+        return image
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(derain, find_pairs(tmp_path / "pairs"), tmp_path / "out")
+    clean_picture(0, (32, 32)).save(tmp_path / "pairs" / "target" / "first.png")  # the right one at last
+    report = evaluate(derain, find_pairs(tmp_path / "pairs"), tmp_path / "out")
+    first, second = sorted(report.results, key=lambda result: result.name)
+    assert first.output["psnr_rgb"] == 100 > second.output["psnr_rgb"]
+
+
 @pytest.mark.parametrize("line", [b"{\n", b"[]\n", b'{"name": 1}\n'])
 def test_a_damaged_journal_is_named_and_can_be_overwritten(test_sets, tmp_path, line):
     pairs = find_pairs(test_sets / "DRS" / "heavy")

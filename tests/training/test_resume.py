@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from accelerate import PartialState
 from training_runs import logged, losses, tiny_arguments, write_recipe
 
 from modeling_unirain.training.data import DataConfig, RainDataset
+from modeling_unirain.training.start import alone_in
 from train_unirain import main
 
 
@@ -57,6 +59,23 @@ def kill_at(process: subprocess.Popen, output_dir: Path, step: int) -> None:
 
 def weights(output_dir: Path) -> bytes:
     return (output_dir / "export" / "model.safetensors").read_bytes()
+
+
+def test_two_trainings_are_kept_out_of_one_folder_and_a_kill_lets_the_next_in(tmp_path):
+    recipe, run_folder = write_recipe(tmp_path, max_steps=100_000, num_workers=1), tmp_path / "run"
+    first = start(ONE, "--recipe", str(recipe))
+    log = run_folder / "train_log.jsonl"
+    while first.poll() is None and not (log.exists() and '"step": 2,' in log.read_text()):
+        time.sleep(0.01)
+    second = start(TWO, "--recipe", str(recipe), "--resume_from", "last")
+    output, _ = second.communicate()
+    assert second.returncode != 0
+    assert output.count(f"Another training is at work in {run_folder}: let it end first") == 1
+    assert first.poll() is None, first.stdout.read()
+    first.kill()  # its worker alone is left, and ends later
+    first.communicate()
+    with alone_in(run_folder, PartialState(cpu=True)):
+        pass
 
 
 def test_a_picture_that_one_process_alone_cannot_read_is_named(tmp_path):
