@@ -38,6 +38,7 @@ from modeling_unirain.distillation.records import DISTILLED, MARKER, REAL, Image
 from modeling_unirain.distillation.shards import Process, at_work, stage_key, wait_for
 from modeling_unirain.files import as_text, folders_below, write_json, written
 from modeling_unirain.images import holds_pictures, pictures_below
+from modeling_unirain.messages import one_line
 from modeling_unirain.types import RainType
 
 
@@ -270,9 +271,10 @@ def _parquet_rows(place: Path, file: Path, column: str) -> Iterator[tuple[int, s
 
 def _class_names(schema: pa.Schema, column: str | None) -> list[str] | None:
     """Names of a ClassLabel, which `datasets` keeps in the schema's metadata."""
-    metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    feature = metadata.get("info", {}).get("features", {}).get(column, {})
-    return feature.get("names") if isinstance(feature, dict) else None
+    try:
+        return json.loads(schema.metadata[b"huggingface"])["info"]["features"][column]["names"]
+    except (ValueError, KeyError, TypeError):  # none, or what another program wrote there
+        return None
 
 
 def _source_and_type(root: Path, folder: Path, taken: Taken) -> tuple[str, str | None]:
@@ -379,7 +381,7 @@ class Fetcher:
             logger.info("fetching %s into %s", source, folder)
             with at_work(self.work_dir):
                 parts = len(list(folder.glob("*.parquet")))
-                rows = islice(iter(open_rows()), parts * FETCHED_ROWS, None)
+                rows = islice(_by_datasets(source, open_rows), parts * FETCHED_ROWS, None)
                 while part := [_with_bytes(row) for row in islice(rows, FETCHED_ROWS)]:
                     with written(folder / f"{parts:06d}.parquet") as temporary:
                         pq.write_table(pa.Table.from_pylist(part), temporary, row_group_size=64)
@@ -399,6 +401,15 @@ def _needs_datasets(folder: Path) -> bool:
             f"{folder} holds pictures as well as archives ({archive.name}): move either to another folder"
         )
     return archive is not None
+
+
+def _by_datasets(source: str, open_rows: Callable[[], Iterable[dict]]) -> Iterator[dict]:
+    try:
+        yield from open_rows()
+    except (OSError, MemoryError):  # of the disk or the network, which say what they are about
+        raise
+    except Exception as error:  # anything, on what is damaged or laid out in another way
+        raise ValueError(f"{source} cannot be read by datasets ({one_line(error)})") from error
 
 
 def _open_folder(folder: Path) -> Iterator[dict]:

@@ -177,6 +177,24 @@ def test_an_archive_beside_pictures_is_refused_since_only_one_would_be_read(tmp_
     assert [pair.pair_id for pair, _ in list_pairs([str(folder)], fetch)] == ["set/DRS/001"]
 
 
+@pytest.mark.parametrize(
+    "name, content", [("a.tar", b"no archive"), ("metadata.csv", b""), ("metadata.csv", b"mine\n1\n")]
+)
+def test_a_folder_that_datasets_cannot_read_is_named(tmp_path, name, content):
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    (folder / name).write_bytes(content)
+    with pytest.raises(ValueError, match="broken cannot be read by datasets"):
+        list(list_pairs([str(folder)], Fetcher(tmp_path / "work", Process(), 5)))
+
+
+@pytest.mark.parametrize("note", [b"no json", b"[]", b'{"info": {"features": null}}'])
+def test_what_another_program_notes_in_a_parquet_file_is_passed_over(tmp_path, note):
+    rows = {"input": [as_png(scene(1))], "target": [as_png(scene(2))], "type": ["DRS"]}
+    pq.write_table(pa.table(rows).replace_schema_metadata({b"huggingface": note}), tmp_path / "theirs.parquet")
+    assert [pair.rain_type for pair in pairs(tmp_path / "theirs.parquet")] == ["DRS"]
+
+
 def test_what_save_to_disk_wrote_is_fetched_into_parquet_once(tmp_path):
     dataset().save_to_disk(str(tmp_path / "saved"))
     assert len(load_from_disk(str(tmp_path / "saved"))) == 5
