@@ -1,12 +1,13 @@
 """Files that are complete or absent, whatever happens: written under a temporary name, flushed to the disk, renamed.
 
-Beside them: walking folders that hold links, and names that are no text."""
+Beside them: folders that one run has to itself, walking folders that hold links, and names that are no text."""
 
 import contextlib
 import errno
 import functools
 import hashlib
 import json
+import logging
 import os
 import re
 import secrets
@@ -21,6 +22,8 @@ try:
 except ModuleNotFoundError:  # Windows
     fcntl = None
 
+
+logger = logging.getLogger(__name__)
 
 PART = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.part")
 """Names of files that are being written, or were when their process was killed."""
@@ -69,6 +72,31 @@ def write_atomically(path: Path, data: bytes) -> None:
             temporary.write_bytes(data)
     except OSError as error:
         raise WriteError(error.errno, f"{path} could not be written: {error.strerror}.") from error
+
+
+@contextlib.contextmanager
+def lock_of(folder: Path, is_inherited: bool) -> Iterator[bool]:
+    """Lock a folder until the end of the block; gives `False` if another has its lock.
+
+    The lock is on the file `.lock`, which stays and means nothing. The system lets go of it when the process ends, however it does.
+    On Windows nobody is kept out.
+
+    Args:
+        folder (`Path`): is there.
+        is_inherited (`bool`): the lock keeps others of this process out too, and is held on by forked workers that outlive it
+            (flock's kind); or neither (lockf's).
+    """
+    with (folder / ".lock").open("ab") as file:
+        is_ours = True
+        if fcntl is not None:
+            lock = fcntl.flock if is_inherited else fcntl.lockf
+            try:
+                lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                is_ours = error.errno not in (errno.EACCES, errno.EAGAIN)
+                if is_ours:  # some file systems of clusters know no locks
+                    logger.warning("%s cannot be locked (%s): start no second run there", folder, error.strerror)
+        yield is_ours
 
 
 def folders_below(root: Path, leave_out: Path | None = None) -> Iterator[Path]:

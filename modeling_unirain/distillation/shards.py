@@ -8,7 +8,6 @@ picture can never meet an old result, and what is added, changed or taken away l
 
 import hashlib
 import json
-import logging
 import os
 import threading
 import time
@@ -21,16 +20,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from modeling_unirain.files import write_json, written
+from modeling_unirain.files import lock_of, write_json, written
 
-
-try:
-    import fcntl
-except ModuleNotFoundError:  # on Windows, where nothing keeps a second run away
-    fcntl = None
-
-
-logger = logging.getLogger(__name__)
 
 # Part of every key: raise it when the meaning of a stage's rows changes.
 FORMAT = 1
@@ -142,21 +133,16 @@ class ShardStore:
 def alone_in(work_dir: Path) -> Iterator[None]:
     """Keep other runs out of a work folder: an index or a fetched data set is built under a name that two runs would share.
 
-    For the main process alone. The system gives the lock back when the process ends, however it does.
+    For the main process alone.
 
     Raises:
         ValueError: the main process of another run is there.
     """
-    with (work_dir / ".lock").open("ab") as lock:
-        if fcntl is not None:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise ValueError(
-                    f"another run is at work in --work_dir {work_dir}: wait until it ends, or choose another folder"
-                ) from error
-            except OSError as error:  # some file systems of clusters know no locks
-                logger.warning("%s cannot be locked (%s): start no second run there", work_dir, error.strerror)
+    with lock_of(work_dir, is_inherited=True) as is_ours:
+        if not is_ours:
+            raise ValueError(
+                f"another run is at work in --work_dir {work_dir}: wait until it ends, or choose another folder"
+            )
         yield
 
 

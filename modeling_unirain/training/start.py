@@ -1,7 +1,6 @@
 """What precedes a run: device and processes, the network, the checkpoint to go on from, and every check that needs no data."""
 
 import contextlib
-import errno
 import logging
 import os
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 
 from modeling_unirain.configuration_unirain import UniRainConfig
+from modeling_unirain.files import lock_of
 from modeling_unirain.loading import load_model
 from modeling_unirain.messages import one_line
 from modeling_unirain.modeling_unirain import UniRainForImageDeraining
@@ -24,16 +24,7 @@ from .checkpoints import AVERAGE_FOLDER, Checkpoints
 from .run_log import check_trackers
 
 
-try:
-    import fcntl
-except ModuleNotFoundError:  # Windows
-    fcntl = None
-
-
 logger = logging.getLogger(__name__)
-
-LOCK_FILE = ".lock"
-"""In a run's folder: locked while a training is at work there. The file stays; it means nothing."""
 
 ARCHITECTURE = tuple(name for name in UniRainConfig.__annotations__ if name != "model_type")
 """The fields of the config that make the network, without what every transformers config has besides."""
@@ -153,25 +144,19 @@ def find_checkpoint(arguments: Arguments, num_processes: int, config: UniRainCon
 
 @contextlib.contextmanager
 def alone_in(output_dir: Path, accelerator: Accelerator) -> Iterator[None]:
-    """Keep other trainings out of a run's folder, which is made, until the end of the block.
-
-    The main process holds a lock that the system lets go of however the process ends. Of lockf's kind: flock's would be held on by
-    workers that outlive a killed run for seconds. Where there are no locks, none are kept out.
+    """Keep other trainings out of a run's folder, which is made, until the end of the block. The main process holds the lock.
 
     Raises:
         ValueError: another training is at work there.
     """
     with contextlib.ExitStack() as stack:
-        is_taken = False
-        if accelerator.is_main_process and fcntl is not None:
+        is_ours = True
+        if accelerator.is_main_process:
             output_dir.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context((output_dir / LOCK_FILE).open("ab"))
-            try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                is_taken = error.errno in (errno.EACCES, errno.EAGAIN)  # others are of file systems without locks
-        (is_taken,) = broadcast_object_list([is_taken])
-        if is_taken:
+            # Data workers outlive a killed run for seconds, in which it could not be gone on with.
+            is_ours = stack.enter_context(lock_of(output_dir, is_inherited=False))
+        (is_ours,) = broadcast_object_list([is_ours])
+        if not is_ours:
             raise ValueError(
                 f"Another training is at work in {output_dir}: let it end first, or choose another --output_dir."
             )
