@@ -451,6 +451,7 @@ class UniRainPreTrainedModel(ResolvesCheckpointNames, PreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = ("image",)
     supports_gradient_checkpointing = True
+    _no_split_modules = ["UniRainForImageDeraining"]  # its skips and routes would lie on several devices
 
     def _init_weights(self, module: nn.Module):
         if isinstance(module, (nn.Conv2d, nn.Linear, nn.LayerNorm)):

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from transformers.integrations.accelerate import get_balanced_memory, infer_auto_device_map
 from transformers.utils import logging as transformers_logging
 
 from modeling_unirain.configuration_unirain import UniRainConfig
@@ -384,6 +385,12 @@ def test_saved_weights_come_back_equal(model, tmp_path):
         assert torch.equal(loaded(different_images(2)).reconstruction, model(different_images(2)).reconstruction)
     for (name, parameter), other in zip(model.named_parameters(), loaded.parameters(), strict=True):
         assert torch.equal(parameter, other), name
+
+
+@pytest.mark.parametrize("devices", [2, 4])
+def test_an_automatic_device_map_leaves_the_network_whole(model, devices):
+    memory = get_balanced_memory(model, dict.fromkeys(range(devices), 2**34), model._no_split_modules)
+    assert len(set(infer_auto_device_map(model, memory, model._no_split_modules).values())) == 1
 
 
 def test_a_missing_weight_is_initialised_and_the_others_are_kept(model, tmp_path):
