@@ -50,6 +50,7 @@ class UniRainConfig(ResolvesCheckpointNames, PreTrainedConfig):
     Levels are ordered as the data meets them: the encoder's from fine to coarse, the decoder's from coarse to fine.
 
     Args:
+        num_channels (`int`): Channels of the images; the image processor and the pipeline give 3.
         mixer_type (`str`): What mixes positions before each feed-forward: `"convolution"` (NAFNet's gated depth-wise
             convolution) or `"attention"` (Restormer's attention across channels).
         encoder_hidden_sizes, encoder_depths (`list[int]`): Channels and MoE blocks of each encoder level.

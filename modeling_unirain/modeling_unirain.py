@@ -493,6 +493,7 @@ class UniRainForImageDeraining(UniRainPreTrainedModel):
             routes (`Tensor` of shape `(batch or 1, num_routers, num_experts)`, *optional*): Weights to apply in place
                 of the routers' own, such as an earlier output's `routes`.
             output_routes (`bool`): Whether to return `routes`, `router_probabilities` and `averages`.
+            return_dict (`bool`, *optional*): `False` gives a tuple of what there is; by default `config.return_dict` decides.
             averages (sequence of `num_routers` `Tensor`s of shape `(batch or 1, channels)`, *optional*): What the routers and
                 modulations are to go by in place of the averages of these images: those of the whole image, for a tile of it.
 
@@ -522,7 +523,8 @@ class UniRainForImageDeraining(UniRainPreTrainedModel):
             if routes is None:
                 output.router_probabilities = torch.stack(routing.probabilities, dim=1)
             output.averages = tuple(routing.averages)
-        return output if return_dict is not False else output.to_tuple()
+        return_dict = self.config.return_dict if return_dict is None else return_dict
+        return output if return_dict else output.to_tuple()
 
     def save_pretrained(self, save_directory, *args, **kwargs):
         """As transformers does, with what `pipeline("image-to-image", ...)` and `AutoModel` look for in a checkpoint."""

@@ -298,7 +298,7 @@ class UniRainPipeline(Pipeline):
         self, images: list[np.ndarray], averages: tuple[Tensor, ...] | None = None
     ) -> tuple[list[np.ndarray], Tensor]:
         """One forward pass: float32 (height, width, 3) in [0, 1] for each image, and the routes applied."""
-        outputs = self.model(self._pixel_values(images), averages=averages, output_routes=True)
+        outputs = self.model(self._pixel_values(images), averages=averages, output_routes=True, return_dict=True)
         sizes = [image.shape[:2] for image in images]
         restored = self.image_processor.post_process_image_deraining(outputs, sizes)
         return [image.permute(1, 2, 0).cpu().numpy() for image in restored], outputs.routes.cpu()
