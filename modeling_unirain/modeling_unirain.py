@@ -164,6 +164,13 @@ def average_of_cores(features: Iterable[Tensor], cores: list[tuple[slice, slice,
     return total / area
 
 
+class UniRainRouterProjection(nn.Linear):
+    """W of the routers, in float32: written out, since autocast would take a matrix product to half precision."""
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        return (pooled[:, None] * self.weight.float()).sum(-1) + self.bias.float()
+
+
 class UniRainRouter(nn.Module):
     """σ(W(φ(x + ε))): one weight an expert and image, from the average of the image's features (section 3.2).
 
@@ -175,15 +182,13 @@ class UniRainRouter(nn.Module):
     def __init__(self, hidden_size: int, num_experts: int, noise_std: float):
         super().__init__()
         self.noise_std = noise_std
-        self.project = nn.Linear(hidden_size, num_experts)
+        self.project = UniRainRouterProjection(hidden_size, num_experts)
 
     def forward(self, pooled: Tensor) -> Tensor:
         """`global_average` of the features, `(batch, channels)` -> `(batch, experts)`, float32, each row summing to one."""
         if self.training and self.noise_std > 0:
             pooled = pooled + self.noise_std * torch.randn_like(pooled)
-        # Written out, since autocast would take a matrix product to half precision.
-        logits = (pooled[:, None] * self.project.weight.float()).sum(-1) + self.project.bias.float()
-        return logits.softmax(dim=-1, dtype=torch.float32)  # under autocast the logits are bfloat16
+        return self.project(pooled).softmax(dim=-1, dtype=torch.float32)  # under autocast the logits are bfloat16
 
     def select(self, probabilities: Tensor) -> Tensor:
         """The weights to apply: here all of them."""

@@ -393,6 +393,17 @@ def test_an_automatic_device_map_leaves_the_network_whole(model, devices):
     assert len(set(infer_auto_device_map(model, memory, model._no_split_modules).values())) == 1
 
 
+def test_offloaded_weights_give_the_same(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    loaded = UniRainForImageDeraining.from_pretrained(
+        tmp_path, device_map={"": "disk"}, offload_folder=tmp_path / "off"
+    )
+    with torch.no_grad():
+        assert torch.equal(
+            loaded.eval()(different_images(2)).reconstruction, model(different_images(2)).reconstruction
+        )
+
+
 def test_a_missing_weight_is_initialised_and_the_others_are_kept(model, tmp_path):
     state = {k: v for k, v in model.state_dict().items() if k != "output_projection.weight"}
     model.save_pretrained(tmp_path, state_dict=state)
