@@ -1,4 +1,4 @@
-"""The UniRain network (CVPR 2026, section 3.2): a U-shaped encoder-decoder with an asymmetric mixture of experts.
+"""The UniRain network (CVPR 2026, section 3): a U-shaped encoder-decoder with an asymmetric mixture of experts.
 
 The encoder blends all of its experts (soft), the decoder runs the best one only (hard). An image is routed as a
 whole, from the averages of its features, which also scale and shift what its experts give; the averages can be kept
@@ -172,7 +172,7 @@ class UniRainRouterProjection(nn.Linear):
 
 
 class UniRainRouter(nn.Module):
-    """σ(W(φ(x + ε))): one weight an expert and image, from the average of the image's features (section 3.2).
+    """σ(W(φ(x + ε))): one weight an expert and image, from the average of the image's features (section 3).
 
     φ is global average pooling. ε is drawn after it: averaging independent noise over the pixels only divides its
     deviation by the square root of their number, so this is the same random variable without a noise image, and its
@@ -213,7 +213,7 @@ class UniRainTopKRouter(UniRainRouter):
 
 
 class UniRainSoftMoE(nn.Module):
-    """y = Σ_i R_i · E_i(x) over all experts (section 3.2, the encoder's)."""
+    """y = Σ_i R_i · E_i(x) over all experts (section 3, the encoder's)."""
 
     def __init__(self, config: UniRainConfig, hidden_size: int, expansion: float):
         super().__init__()
@@ -231,7 +231,7 @@ class UniRainSoftMoE(nn.Module):
 
 
 class UniRainHardMoE(nn.Module):
-    """y = Σ_i R_i · E_i(x) over the k chosen experts; the others are not computed (section 3.2, the decoder's)."""
+    """y = Σ_i R_i · E_i(x) over the k chosen experts; the others are not computed (section 3, the decoder's)."""
 
     def __init__(self, config: UniRainConfig, hidden_size: int, expansion: float):
         super().__init__()
