@@ -50,6 +50,7 @@ class UniRainConfig(ResolvesCheckpointNames, PreTrainedConfig):
     Levels are ordered as the data meets them: the encoder's from fine to coarse, the decoder's from coarse to fine.
 
     Args:
+        num_channels (`int`): Channels of the images; the image processor and the pipeline give 3.
         mixer_type (`str`): What mixes positions before each feed-forward: `"convolution"` (NAFNet's gated depth-wise
             convolution) or `"attention"` (Restormer's attention across channels).
         encoder_hidden_sizes, encoder_depths (`list[int]`): Channels and MoE blocks of each encoder level.
@@ -60,7 +61,7 @@ class UniRainConfig(ResolvesCheckpointNames, PreTrainedConfig):
         expert_types (`list[str]`): One entry an expert, the same in every block: what its gate sees. `"local"`,
             `"directional"` or `"regional"`, see [`UniRainExpert`].
         encoder_routing, decoder_routing (`str`): `"soft"` or `"hard"`. The paper's asymmetric design is soft in the
-            encoder and hard in the decoder (section 3.2); the other three combinations serve its ablation.
+            encoder and hard in the decoder (section 3); the other three combinations serve its ablation.
         num_experts_per_tok (`int`): k of the hard router. The paper's figure switches on one of three.
         modulation (`bool`): Whether the image's average features scale and shift what the experts give, see
             [`UniRainModulation`]. Not in the paper.

@@ -95,7 +95,7 @@ class Derainer:
             groups.setdefault((picture.size, picture.pixels.dtype), []).append(index)
         results: dict[int, tuple[Picture, list[list[float]]]] = {}
         for indices in groups.values():
-            progress = on_progress and _of_some(on_progress, len(results), len(indices), len(pictures))
+            progress = on_progress and of_some(on_progress, len(results), len(indices), len(pictures))
             images, routes = self.pipeline.restore(
                 [pictures[index].rgb for index in indices], on_progress=progress, **options
             )
@@ -157,7 +157,7 @@ def _works(device: str | torch.device) -> str | None:
     return None
 
 
-def _of_some(on_progress: Progress, before: int, count: int, total: int) -> Progress:
+def of_some(on_progress: Progress, before: int, count: int, total: int) -> Progress:
     """What tells of the work on `count` pictures of `total`, when `before` are done."""
     return lambda done, work: on_progress(before * work + count * done, total * work)
 

@@ -1,4 +1,4 @@
-"""The UniRain network (CVPR 2026, section 3.2): a U-shaped encoder-decoder with an asymmetric mixture of experts.
+"""The UniRain network (CVPR 2026, section 3): a U-shaped encoder-decoder with an asymmetric mixture of experts.
 
 The encoder blends all of its experts (soft), the decoder runs the best one only (hard). An image is routed as a
 whole, from the averages of its features, which also scale and shift what its experts give; the averages can be kept
@@ -164,8 +164,15 @@ def average_of_cores(features: Iterable[Tensor], cores: list[tuple[slice, slice,
     return total / area
 
 
+class UniRainRouterProjection(nn.Linear):
+    """W of the routers, in float32: written out, since autocast would take a matrix product to half precision."""
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        return (pooled[:, None] * self.weight.float()).sum(-1) + self.bias.float()
+
+
 class UniRainRouter(nn.Module):
-    """σ(W(φ(x + ε))): one weight an expert and image, from the average of the image's features (section 3.2).
+    """σ(W(φ(x + ε))): one weight an expert and image, from the average of the image's features (section 3).
 
     φ is global average pooling. ε is drawn after it: averaging independent noise over the pixels only divides its
     deviation by the square root of their number, so this is the same random variable without a noise image, and its
@@ -175,15 +182,13 @@ class UniRainRouter(nn.Module):
     def __init__(self, hidden_size: int, num_experts: int, noise_std: float):
         super().__init__()
         self.noise_std = noise_std
-        self.project = nn.Linear(hidden_size, num_experts)
+        self.project = UniRainRouterProjection(hidden_size, num_experts)
 
     def forward(self, pooled: Tensor) -> Tensor:
         """`global_average` of the features, `(batch, channels)` -> `(batch, experts)`, float32, each row summing to one."""
         if self.training and self.noise_std > 0:
             pooled = pooled + self.noise_std * torch.randn_like(pooled)
-        # Written out, since autocast would take a matrix product to half precision.
-        logits = (pooled[:, None] * self.project.weight.float()).sum(-1) + self.project.bias.float()
-        return logits.softmax(dim=-1, dtype=torch.float32)  # under autocast the logits are bfloat16
+        return self.project(pooled).softmax(dim=-1, dtype=torch.float32)  # under autocast the logits are bfloat16
 
     def select(self, probabilities: Tensor) -> Tensor:
         """The weights to apply: here all of them."""
@@ -208,7 +213,7 @@ class UniRainTopKRouter(UniRainRouter):
 
 
 class UniRainSoftMoE(nn.Module):
-    """y = Σ_i R_i · E_i(x) over all experts (section 3.2, the encoder's)."""
+    """y = Σ_i R_i · E_i(x) over all experts (section 3, the encoder's)."""
 
     def __init__(self, config: UniRainConfig, hidden_size: int, expansion: float):
         super().__init__()
@@ -226,7 +231,7 @@ class UniRainSoftMoE(nn.Module):
 
 
 class UniRainHardMoE(nn.Module):
-    """y = Σ_i R_i · E_i(x) over the k chosen experts; the others are not computed (section 3.2, the decoder's)."""
+    """y = Σ_i R_i · E_i(x) over the k chosen experts; the others are not computed (section 3, the decoder's)."""
 
     def __init__(self, config: UniRainConfig, hidden_size: int, expansion: float):
         super().__init__()
@@ -451,6 +456,7 @@ class UniRainPreTrainedModel(ResolvesCheckpointNames, PreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = ("image",)
     supports_gradient_checkpointing = True
+    _no_split_modules = ["UniRainForImageDeraining"]  # its skips and routes would lie on several devices
 
     def _init_weights(self, module: nn.Module):
         if isinstance(module, (nn.Conv2d, nn.Linear, nn.LayerNorm)):
@@ -492,6 +498,7 @@ class UniRainForImageDeraining(UniRainPreTrainedModel):
             routes (`Tensor` of shape `(batch or 1, num_routers, num_experts)`, *optional*): Weights to apply in place
                 of the routers' own, such as an earlier output's `routes`.
             output_routes (`bool`): Whether to return `routes`, `router_probabilities` and `averages`.
+            return_dict (`bool`, *optional*): `False` gives a tuple of what there is; by default `config.return_dict` decides.
             averages (sequence of `num_routers` `Tensor`s of shape `(batch or 1, channels)`, *optional*): What the routers and
                 modulations are to go by in place of the averages of these images: those of the whole image, for a tile of it.
 
@@ -521,7 +528,8 @@ class UniRainForImageDeraining(UniRainPreTrainedModel):
             if routes is None:
                 output.router_probabilities = torch.stack(routing.probabilities, dim=1)
             output.averages = tuple(routing.averages)
-        return output if return_dict is not False else output.to_tuple()
+        return_dict = self.config.return_dict if return_dict is None else return_dict
+        return output if return_dict else output.to_tuple()
 
     def save_pretrained(self, save_directory, *args, **kwargs):
         """As transformers does, with what `pipeline("image-to-image", ...)` and `AutoModel` look for in a checkpoint."""

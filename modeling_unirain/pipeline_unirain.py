@@ -48,10 +48,10 @@ ROUTE_TILES = 6
 pass takes what a tile's does."""
 
 ROUTE_PIXELS = 3 << 21
-"""Their pixels at most, since finding the averages should not take longer than deraining: about 4 megapixels of an image."""
+"""Their pixels at most, since finding the averages should not take longer than deraining: up to about 4.4 megapixels of an image."""
 
 LEAST_ROUTE_PIXELS = 1 << 20
-"""Their pixels at least, if the image has them, whatever the tile: about 0.6 megapixels of an image."""
+"""Their pixels at least, if the image has them, whatever the tile: up to about 0.6 megapixels of an image."""
 
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -169,7 +169,7 @@ class UniRainPipeline(Pipeline):
             2017) average eight ways up; rain falls down, so this is two, each with its own routes.
 
     Tiles share the averages of the image, found by one pass over it beforehand, or over a sample of a large one: of
-    what six tiles hold, 3 megapixels with the default budget, at least 0.6 and at most 4 megapixels. An image that fits into the budget needs none.
+    what six tiles hold, up to about 3 megapixels with the default budget, 0.6 with small tiles and 4.4 with large ones. An image that fits into the budget needs none.
     Tiles agree with the image as a whole to 54 dB and better (the four examples enlarged to 1.4 to 1.9 megapixels, the
     checkpoint of runs 21 and 22). Networks with channel attention (`mixer_type="attention"`: `unirain-base`) also average over each tile:
     about 48 dB with random weights, so give them the memory for whole images.
@@ -298,7 +298,7 @@ class UniRainPipeline(Pipeline):
         self, images: list[np.ndarray], averages: tuple[Tensor, ...] | None = None
     ) -> tuple[list[np.ndarray], Tensor]:
         """One forward pass: float32 (height, width, 3) in [0, 1] for each image, and the routes applied."""
-        outputs = self.model(self._pixel_values(images), averages=averages, output_routes=True)
+        outputs = self.model(self._pixel_values(images), averages=averages, output_routes=True, return_dict=True)
         sizes = [image.shape[:2] for image in images]
         restored = self.image_processor.post_process_image_deraining(outputs, sizes)
         return [image.permute(1, 2, 0).cpu().numpy() for image in restored], outputs.routes.cpu()

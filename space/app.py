@@ -43,6 +43,7 @@ from gradio.events import Dependency
 from PIL import Image
 
 from modeling_unirain import load_derainer
+from modeling_unirain.derainer import of_some
 from modeling_unirain.images import EXTENSIONS, ImageError, Picture, open_image, save_image
 from modeling_unirain.metrics import compare_pictures
 from modeling_unirain.rain import MIN_SIDE, render_rain
@@ -270,7 +271,7 @@ class Demo:
                     )
                     continue
                 try:
-                    result = self.restore(path, watch)
+                    result = self.restore(path, of_some(watch, number, 1, len(paths)))
                 except Cancelled:
                     return  # what is done stays on the page
                 except (ImageError, OSError) as error:

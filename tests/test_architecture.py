@@ -60,7 +60,7 @@ ALLOWED = {
     },
     "train_unirain.py": {"hub", "pipeline_unirain", "training"},
     "distill_dataset.py": {"distillation", "pipeline_unirain", "publishing"},
-    "space/app.py": {"__init__", "images", "metrics", "rain", "types"},
+    "space/app.py": {"__init__", "derainer", "images", "metrics", "rain", "types"},
 }
 
 

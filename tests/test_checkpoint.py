@@ -129,6 +129,16 @@ def test_config_and_weights_can_be_given_instead_of_a_name(tiny_checkpoint):
     assert all(torch.equal(values, state[name]) for name, values in other.state_dict().items())
 
 
+def test_a_checkpoint_may_ask_for_tuples(tiny_checkpoint, tmp_path):
+    model = UniRainForImageDeraining.from_pretrained(tiny_checkpoint, return_dict=False).eval()
+    pixels = torch.rand(1, 3, 32, 32)
+    (reconstruction,) = model(pixels)
+    assert torch.equal(reconstruction, model(pixels, return_dict=True).reconstruction)
+    model.save_pretrained(tmp_path)
+    image = np.full((40, 50, 3), 128, np.uint8)
+    assert load_derainer(tmp_path)(image) == load_derainer(tiny_checkpoint)(image)
+
+
 def test_dtype_and_device_are_as_asked(tiny_checkpoint):
     assert load_derainer(tiny_checkpoint, device="cpu").model.dtype == torch.float32
     derain = load_derainer(tiny_checkpoint, device="cpu", dtype="bfloat16")

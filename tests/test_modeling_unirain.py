@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from transformers.integrations.accelerate import get_balanced_memory, infer_auto_device_map
 from transformers.utils import logging as transformers_logging
 
 from modeling_unirain.configuration_unirain import UniRainConfig
@@ -384,6 +385,23 @@ def test_saved_weights_come_back_equal(model, tmp_path):
         assert torch.equal(loaded(different_images(2)).reconstruction, model(different_images(2)).reconstruction)
     for (name, parameter), other in zip(model.named_parameters(), loaded.parameters(), strict=True):
         assert torch.equal(parameter, other), name
+
+
+@pytest.mark.parametrize("devices", [2, 4])
+def test_an_automatic_device_map_leaves_the_network_whole(model, devices):
+    memory = get_balanced_memory(model, dict.fromkeys(range(devices), 2**34), model._no_split_modules)
+    assert len(set(infer_auto_device_map(model, memory, model._no_split_modules).values())) == 1
+
+
+def test_offloaded_weights_give_the_same(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    loaded = UniRainForImageDeraining.from_pretrained(
+        tmp_path, device_map={"": "disk"}, offload_folder=tmp_path / "off"
+    )
+    with torch.no_grad():
+        assert torch.equal(
+            loaded.eval()(different_images(2)).reconstruction, model(different_images(2)).reconstruction
+        )
 
 
 def test_a_missing_weight_is_initialised_and_the_others_are_kept(model, tmp_path):

@@ -566,6 +566,16 @@ def test_a_cancelled_batch_keeps_what_is_done(demo, photograph):
     assert len(rows) == 1 and [Path(result).is_file() for result in results] == [True]
 
 
+def test_the_bar_of_a_batch_is_that_of_all_its_pictures(demo, photograph):
+    steps = []
+
+    def progress(step, **words):
+        steps.append(step[0] / step[1] if isinstance(step, tuple) else step)
+
+    list(demo.derain_several([photograph, photograph], VISITOR, progress))
+    assert steps == [0, 0.5, 0.5, 1]
+
+
 def test_a_batch_stops_at_what_the_queue_can_bear(app, demo, photograph):
     demo.derain_several.__func__.__globals__["BATCH_MEGAPIXELS"] = 1e-6
     *_, (rows, results) = demo.derain_several([photograph, photograph], VISITOR, ignored)

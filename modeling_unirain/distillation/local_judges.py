@@ -113,7 +113,6 @@ MEANINGS = {
     "target": "the target is unlike a photograph",
     "input": "the rainy image was enlarged, blurred or compressed",
     "layer": "the layer is not one of rain: it has the scene's detail in it, or none of its own",
-    "explained": "the layer is a multiple of the scene",
     "red": "the target's white balance is another",
     "removed": "another amount was removed than the rest fits to",
     "transfer": "the scene's detail is not carried over pixel by pixel: blurred, sharpened, moved or resampled",

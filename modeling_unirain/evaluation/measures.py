@@ -50,7 +50,7 @@ def measure(picture: np.ndarray, clean: np.ndarray | None, perceptual: Perceptua
     return figures
 
 
-def load_lpips(device: str = "cpu") -> Perceptual:
+def load_lpips() -> Perceptual:
     """LPIPS (Zhang et al., CVPR 2018) on AlexNet, from its authors' package.
 
     Raises:
@@ -59,7 +59,7 @@ def load_lpips(device: str = "cpu") -> Perceptual:
     try:
         from lpips import LPIPS
 
-        network = LPIPS(net="alex", verbose=False).to(device).eval()
+        network = LPIPS(net="alex", verbose=False).eval()
     except (ImportError, RuntimeError, OSError) as error:
         raise ValueError(
             f"LPIPS cannot be measured here ({one_line(error)}): run `pip install lpips torchvision` once with a "
@@ -68,7 +68,7 @@ def load_lpips(device: str = "cpu") -> Perceptual:
 
     @torch.no_grad()
     def lpips(image: Tensor, target: Tensor) -> Tensor:
-        return network(image.float().to(device), target.float().to(device), normalize=True).flatten().cpu()
+        return network(image.float(), target.float(), normalize=True).flatten()
 
     return lpips
 

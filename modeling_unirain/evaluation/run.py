@@ -30,10 +30,7 @@ Derain = Callable[[Image.Image], Image.Image]
 
 
 def evaluate_pairs(
-    derain: Derain | None,
-    pairs: Sequence[EvaluationPair],
-    perceptual: Perceptual | None = None,
-    settings: dict | None = None,
+    derain: Derain | None, pairs: Sequence[EvaluationPair], perceptual: Perceptual | None = None
 ) -> EvaluationReport:
     """Measure a derainer on pictures, keeping nothing on disk.
 
@@ -42,12 +39,11 @@ def evaluate_pairs(
             None measures the inputs alone.
         pairs (sequence of `EvaluationPair`): from `find_pairs`, or made by hand.
         perceptual (`Callable`, *optional*): LPIPS from `load_lpips`.
-        settings (`dict`, *optional*): noted in the report.
 
     Raises:
         ValueError: a picture that cannot be read, a pair of unequal sizes, an output of another size than its input.
     """
-    return EvaluationReport(list(_measure_all(derain, pairs, perceptual)), settings or {})
+    return EvaluationReport(list(_measure_all(derain, pairs, perceptual)))
 
 
 def evaluate(

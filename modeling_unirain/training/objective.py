@@ -179,11 +179,12 @@ class MultiObjectiveReweighting(nn.Module):
     Where the paper is silent:
 
     - N and the warm-up: 10 rounds each, tau = 5 (the authors' code: 10, 20, 5).
-    - Slopes of the warm-up stay out of the sums of TSS and AF, as in the authors' and CoBa's code. The steep first
-      rounds would otherwise hold AF at zero for the rest of the run. `warmup_rounds=0` counts every round.
+    - Slopes of the warm-up stay out of the sums of TSS and AF, as in the authors' and CoBa's code, and t counts the rounds
+      since. The steep first rounds would otherwise hold AF at zero for the rest of the run. `warmup_rounds=0` counts every
+      round.
     - Before N rounds have passed, the window is as long as the history.
 
-    What happens when something is missing (each is logged as a warning once it begins):
+    What happens when something is missing (a type that gets no measurement is warned of once that begins):
 
     - A validation loss that is not finite, or a type left out of a round: a round without measurement for that type; its
       slope is fitted to the other rounds of the window.
