@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from modeling_unirain.files import WriteError, folders_below, replace_folder, write_atomically, written
+from modeling_unirain.files import WriteError, folders_below, lock_of, replace_folder, write_atomically, written
 
 
 KILLED = """
@@ -52,6 +52,11 @@ def test_a_file_where_the_folder_should_be_is_named(tmp_path):
     (tmp_path / "a.txt").write_text("before")
     with pytest.raises(WriteError, match=r"b.txt could not be written: .*a.txt is a file, not a folder\.$"):
         write_atomically(tmp_path / "a.txt" / "b.txt", b"whole")
+    with (
+        pytest.raises(WriteError, match=r"a.txt cannot be written to: .*a.txt is a file, not a folder\.$"),
+        lock_of(tmp_path / "a.txt", is_inherited=True),
+    ):
+        pass
 
 
 def test_what_a_kill_left_of_a_file_goes_with_its_next_writing(tmp_path):

@@ -184,6 +184,18 @@ evaluate(stuck_at_the_fifth, find_pairs({str(tmp_path / "data")!r}), {str(tmp_pa
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "unbroken" / name).read_bytes()
 
 
+def test_a_second_evaluation_is_kept_out_of_the_folder_of_one_at_work(test_sets, tmp_path):
+    pairs = find_pairs(test_sets / "DRS" / "heavy")
+
+    def derain_beside_another(image):
+        with pytest.raises(ValueError, match=f"Another evaluation is at work in {tmp_path}: let it end first"):
+            evaluate(None, pairs, tmp_path, overwrite=True)
+        return median_filter(image)
+
+    evaluate(derain_beside_another, pairs, tmp_path)
+    assert len(evaluate(None, pairs, tmp_path, overwrite=True).results) == len(pairs)
+
+
 def test_an_interrupted_evaluation_is_not_continued_with_other_settings(test_sets, tmp_path):
     def interrupted(image):
         raise KeyboardInterrupt
