@@ -261,6 +261,24 @@ def test_a_pair_labelled_as_nothing_is_fetched_without_a_type(tmp_path):
     assert [pair.rain_type for pair in found] == [None, "snow", "DRS", "snow", "DRS"]
 
 
+def test_a_cell_that_names_no_type_is_told_of_and_an_empty_name_is_none(tmp_path):
+    rows = {"input": [as_png(scene(1))] * 2, "target": [as_png(scene(2))] * 2}
+    for name, types in (("names", ["", "drs"]), ("numbers", [0, 1]), ("bytes", [b"DRS"] * 2)):
+        pq.write_table(pa.table({**rows, "type": types}), tmp_path / f"{name}.parquet")
+    assert [pair.rain_type for pair in pairs(tmp_path / "names.parquet")] == [None, "drs"]
+    for name, cell in (("numbers", "0"), ("bytes", "b'DRS'")):
+        with pytest.raises(ValueError, match=f"row 0 of .*{name}.parquet has {cell} for its type, but names like DRS"):
+            pairs(tmp_path / f"{name}.parquet")
+    made, no_label = dataset(), pa.array([5, 0, 0, 0, 0])
+    table = made.data.table.set_column(made.column_names.index("type"), "type", no_label)
+    pq.write_table(table.replace_schema_metadata(made.features.arrow_schema.metadata), tmp_path / "labels.parquet")
+    with pytest.raises(ValueError, match="has 5 for its type, but the column names DRS, snow by their numbers"):
+        pairs(tmp_path / "labels.parquet")
+    Dataset.from_dict({**rows, "type": [0, 1]}).save_to_disk(str(tmp_path / "saved"))
+    with pytest.raises(ValueError, match=r"saved cannot be read by datasets \(row 0 has 0 for its type"):
+        list(list_pairs([str(tmp_path / "saved")], Fetcher(tmp_path / "work", Process(), timeout=1)))
+
+
 def test_a_distilled_corpus_can_be_distilled_again(data, tmp_path):
     distil(data, tmp_path / "first")
     kept = sorted((tmp_path / "first" / "output" / "data").glob("distilled-*.parquet"))
