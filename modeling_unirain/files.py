@@ -64,11 +64,18 @@ def written(path: Path) -> Iterator[Path]:
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file, complete or absent whatever happens (`written`), with one sentence where that fails."""
+    write_together({path: data})
+
+
+def write_together(files: dict[Path, bytes]) -> None:
+    """`write_atomically` for several: they get their names when all of them are on the disk."""
     try:
-        with written(path) as temporary:
-            temporary.write_bytes(data)
+        with contextlib.ExitStack() as stack:
+            for path, data in files.items():
+                stack.enter_context(written(path)).write_bytes(data)
     except OSError as error:
-        raise WriteError(error.errno, f"{path} could not be written: {error.strerror}.") from error
+        failed = error.filename2 or path  # of files that are all there, the one that could not be renamed
+        raise WriteError(error.errno, f"{failed} could not be written: {error.strerror}.") from error
 
 
 @contextlib.contextmanager

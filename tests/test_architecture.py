@@ -50,6 +50,7 @@ ALLOWED = {
         "batch",
         "derainer",
         "evaluation",
+        "files",
         "images",
         "messages",
         "pipeline_unirain",

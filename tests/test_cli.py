@@ -340,6 +340,7 @@ def test_rain_writes_both_pictures_or_none(tmp_path):
     one_sentence(rain("-o", tmp_path / "rainy", "--clean", clean, code=1), "rainy does not say")
     one_sentence(rain("-o", out, "--clean", out, code=1), "cannot both be")
     one_sentence(rain("-o", out, "--clean", tmp_path / "x" / ".." / out.name, code=1), "cannot both be")
+    one_sentence(rain("-o", out, "--clean", photograph / "clean.png", code=1), "a.png is a file, not a folder")
     assert tree(tmp_path) == {"a.png"}
     rain("-o", out, "--clean", clean)
     assert open_image(out).size == open_image(clean).size == (64, 64)
