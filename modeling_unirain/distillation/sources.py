@@ -429,6 +429,11 @@ def _open_hub(repo: str, commit: str, split: str | None) -> Iterator[dict]:
 def _rows(data: Any) -> Iterator[dict]:
     """Rows with the pictures as they are stored, read or not, and the type's name."""
     pictures = [name for name in ("input", "target", "image") if name in data.column_names]
+    if not {"input", "image"}.intersection(pictures):
+        raise ValueError(
+            f"pairs need the columns input and target, references image or input, but it has {', '.join(data.column_names)}: "
+            "rename them, members of an archive like 0.input.png to 0.input"
+        )
     type_column = next((name for name in TYPE_COLUMNS if name in data.column_names), None)
     names = getattr(data.features[type_column], "names", None) if type_column and data.features else None
     for number, row in enumerate(undecoded(data, pictures)):

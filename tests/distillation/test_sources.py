@@ -188,6 +188,20 @@ def test_a_folder_that_datasets_cannot_read_is_named(tmp_path, name, content):
         list(list_pairs([str(folder)], Fetcher(tmp_path / "work", Process(), 5)))
 
 
+def test_an_archive_whose_columns_are_called_otherwise_is_named_with_them(tmp_path):
+    (tmp_path / "shards").mkdir()
+    with tarfile.open(tmp_path / "shards" / "set.tar", "w") as archive:
+        for side in ("input", "target"):
+            picture = as_png(scene(1))["bytes"]
+            member = tarfile.TarInfo(f"0.{side}.png")
+            member.size = len(picture)
+            archive.addfile(member, io.BytesIO(picture))
+    sentence = r"shards cannot be read by datasets \(pairs need the columns input and target, .* but it has .*input.png, target.png"
+    with pytest.raises(ValueError, match=sentence):
+        list(list_pairs([str(tmp_path / "shards")], Fetcher(tmp_path / "work", Process(), 5)))
+    assert not list((tmp_path / "work").glob("fetch-*/*"))
+
+
 @pytest.mark.parametrize("note", [b"no json", b"[]", b'{"info": {"features": null}}'])
 def test_what_another_program_notes_in_a_parquet_file_is_passed_over(tmp_path, note):
     rows = {"input": [as_png(scene(1))], "target": [as_png(scene(2))], "type": ["DRS"]}
