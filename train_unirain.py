@@ -9,13 +9,12 @@ import os
 import sys
 from functools import partial
 
-from transformers.utils.logging import disable_progress_bar
-
-from modeling_unirain.hub import export_checkpoint, results_table
-from modeling_unirain.pipeline_unirain import is_out_of_memory
-
 
 try:
+    from transformers.utils.logging import disable_progress_bar
+
+    from modeling_unirain.hub import export_checkpoint, results_table
+    from modeling_unirain.pipeline_unirain import is_out_of_memory
     from modeling_unirain.training.arguments import Arguments, parse_arguments
     from modeling_unirain.training.data import DataConfig, RainDataset, ValidationConfig, ValidationSet
     from modeling_unirain.training.loop import Outcome, Trainer
@@ -23,6 +22,9 @@ try:
     from modeling_unirain.training.start import alone_in, build_accelerator, build_model, find_checkpoint
 except ModuleNotFoundError as error:
     sys.exit(f"train_unirain.py: training needs the package {error.name}: pip install -e '.[train]'")
+except KeyboardInterrupt:  # importing takes seconds
+    print("train_unirain.py: Interrupted before it began.", file=sys.stderr)
+    sys.exit(130)
 
 
 logger = logging.getLogger("modeling_unirain.train")
