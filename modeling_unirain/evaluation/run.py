@@ -195,7 +195,7 @@ class _Journal:
                     "--overwrite."
                 )
             results = []
-        self.results = {result.key: result for result, changed in results if changed == self.changed[result.key]}
+        self.results = {result.key: result for result, changed in results if changed == self.changed.get(result.key)}
         if self.results:
             logger.info("%d of %d pictures were measured before.", len(self.results), len(self.header["pairs"]))
         kept = [self.header, *map(self._line, self.results.values())]

@@ -241,6 +241,14 @@ def test_a_damaged_journal_is_named_and_can_be_overwritten(test_sets, tmp_path, 
     assert len(evaluate(None, pairs, tmp_path, overwrite=True).results) == len(pairs)
 
 
+def test_a_row_of_the_journal_that_is_of_none_of_the_pictures_is_passed_over(test_sets, tmp_path):
+    pairs = find_pairs(test_sets / "DRS" / "heavy")
+    header = {"settings": {}, "lpips": False, "pairs": sorted(pair.key for pair in pairs)}
+    foreign = {"dataset": "heavy", "rain_type": "DRS", "name": "999", "input": {}, "output": None}
+    (tmp_path / JOURNAL).write_text(f"{json.dumps(header)}\n{json.dumps(foreign)}\n")
+    assert [result.key for result in evaluate(None, pairs, tmp_path).results] == [pair.key for pair in pairs]
+
+
 def test_an_overwritten_report_leaves_no_sheets_behind(test_sets, tmp_path):
     evaluate(median_filter, find_pairs(test_sets), tmp_path)
     before = {sheet.name for sheet in (tmp_path / "sheets").iterdir()}
