@@ -16,16 +16,18 @@ import errno
 import logging
 import sys
 
-from modeling_unirain.pipeline_unirain import is_out_of_memory
-from modeling_unirain.publishing import check_login, check_repo_id, publish
-
 
 try:
     from modeling_unirain.distillation.arguments import DistillationArguments, parse_arguments
     from modeling_unirain.distillation.backends import build_backends
     from modeling_unirain.distillation.pipeline import Backends, Distillation, Summary
+    from modeling_unirain.pipeline_unirain import is_out_of_memory
+    from modeling_unirain.publishing import check_login, check_repo_id, publish
 except ModuleNotFoundError as error:
     sys.exit(f"distill_dataset.py: distillation needs the package {error.name}: pip install -e '.[distill]'")
+except KeyboardInterrupt:  # importing takes seconds
+    print("distill_dataset.py: Interrupted before it began.", file=sys.stderr)
+    sys.exit(130)
 
 
 logger = logging.getLogger("distill_dataset")

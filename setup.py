@@ -37,6 +37,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=[*find_packages(include=["modeling_unirain", "modeling_unirain.*"]), "modeling_unirain.examples"],
+    py_modules=["unirain"],
     package_dir={"modeling_unirain.examples": "examples"},
     package_data={
         "modeling_unirain": [
@@ -63,7 +64,7 @@ setup(
         "tqdm",
     ],
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["unirain=modeling_unirain.cli:main"]},
+    entry_points={"console_scripts": ["unirain=unirain:main"]},
     classifiers=[
         "License :: OSI Approved :: Apache Software License",
         "Programming Language :: Python :: 3",

@@ -9,20 +9,24 @@ import os
 import sys
 from functools import partial
 
-from transformers.utils.logging import disable_progress_bar
-
-from modeling_unirain.hub import export_checkpoint, results_table
-from modeling_unirain.pipeline_unirain import is_out_of_memory
-
 
 try:
+    from transformers.utils.logging import disable_progress_bar
+
+    from modeling_unirain.hub import export_checkpoint, results_table
+    from modeling_unirain.messages import one_line
+    from modeling_unirain.pipeline_unirain import is_out_of_memory
     from modeling_unirain.training.arguments import Arguments, parse_arguments
     from modeling_unirain.training.data import DataConfig, RainDataset, ValidationConfig, ValidationSet
     from modeling_unirain.training.loop import Outcome, Trainer
     from modeling_unirain.training.pictures import SampleError
     from modeling_unirain.training.start import alone_in, build_accelerator, build_model, find_checkpoint
+    from modeling_unirain.training.stopping import is_of_a_dead_worker
 except ModuleNotFoundError as error:
     sys.exit(f"train_unirain.py: training needs the package {error.name}: pip install -e '.[train]'")
+except KeyboardInterrupt:  # importing takes seconds
+    print("train_unirain.py: Interrupted before it began.", file=sys.stderr)
+    sys.exit(130)
 
 
 logger = logging.getLogger("modeling_unirain.train")
@@ -72,6 +76,11 @@ if __name__ == "__main__":
             logger.error("train_unirain.py: Interrupted; --resume_from last goes on from the last checkpoint.")
         sys.exit(130)
     except (MemoryError, RuntimeError) as error:
+        if is_of_a_dead_worker(error):
+            sys.exit(
+                f"train_unirain.py: A process that loads data died ({one_line(error).rstrip('.')}), perhaps for want of memory: "
+                "lower --num_workers, or cache_gib of the data; --resume_from last goes on."
+            )
         if not is_out_of_memory(error):
             raise
         sys.exit(

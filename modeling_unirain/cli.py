@@ -16,7 +16,8 @@ from typer.core import TyperGroup
 from . import evaluation
 from .batch import Run, check_inputs_are_kept, claim, plan
 from .derainer import load_derainer
-from .images import MAX_PIXELS, ImageError, Picture, format_of, open_image, pictures_below, save_image
+from .files import write_together
+from .images import MAX_PIXELS, ImageError, Picture, encode, format_of, open_image, pictures_below, save_image
 from .messages import one_line
 from .pipeline_unirain import is_out_of_memory
 from .publishing import RepoKind, publish
@@ -284,12 +285,14 @@ def rain(
         if path.exists() and (not overwrite or path.samefile(photograph)):
             raise ImageError(f"{path} exists already: --overwrite replaces it, unless it is the photograph.")
     rendered = render_rain(picture.rgb, rain_type, seed, severity=severity)
+    files = {}
     for path, pixels in ((output, rendered.rainy), (clean, rendered.clean)):
         if path is not None:
             rendered_picture = Picture(
                 (pixels * 255).round().astype("uint8"), exif=picture.exif, icc_profile=picture.rgb_icc_profile
             )
-            save_image(rendered_picture, path)
+            files[path] = encode(rendered_picture, path)
+    write_together(files)
 
 
 @app.command("publish")

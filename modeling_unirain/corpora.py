@@ -64,6 +64,23 @@ def undecoded(data: Any, columns: list[str]) -> Any:
     return data
 
 
+def type_of(value: Any, names: list[str] | None, where: str) -> str | None:
+    """A pair's type by its cell: any name, or the number of one of `names`, a ClassLabel's; `None` for a pair without a type, be
+    the cell or the name empty or the label -1.
+
+    Raises:
+        ValueError: the cell holds something else; the message begins with `where` it is.
+    """
+    if value is None or value == "" or (names is not None and value == -1):
+        return None
+    if isinstance(value, str):
+        return value
+    if names is not None and isinstance(value, int) and 0 <= value < len(names):
+        return names[value]
+    known = "names like DRS are needed" if names is None else f"the column names {', '.join(names)} by their numbers"
+    raise ValueError(f"{where} has {value!r} for its type, but {known}: mend the column")
+
+
 def read_stored(path: str) -> bytes:
     """The file that a stored picture's `path` names, which may be one on the Hub (`hf://...`)."""
     import fsspec  # comes with `datasets`

@@ -48,10 +48,7 @@ def written(path: Path) -> Iterator[Path]:
     """
     name = _name_in_temporary(path.name)
     temporary = path.with_name(f".{name}.{secrets.token_hex(4)}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as error:  # which would be taken for `path` itself
-        raise NotADirectoryError(errno.ENOTDIR, f"{path.parent} is a file, not a folder") from error
+    _make_folder(path.parent)
     for leftover in _leftovers(path.parent.absolute()).get(name, []):
         if not _is_being_written(leftover):
             leftover.unlink(missing_ok=True)
@@ -67,26 +64,40 @@ def written(path: Path) -> Iterator[Path]:
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file, complete or absent whatever happens (`written`), with one sentence where that fails."""
+    write_together({path: data})
+
+
+def write_together(files: dict[Path, bytes]) -> None:
+    """`write_atomically` for several: they get their names when all of them are on the disk."""
     try:
-        with written(path) as temporary:
-            temporary.write_bytes(data)
+        with contextlib.ExitStack() as stack:
+            for path, data in files.items():
+                stack.enter_context(written(path)).write_bytes(data)
     except OSError as error:
-        raise WriteError(error.errno, f"{path} could not be written: {error.strerror}.") from error
+        failed = error.filename2 or path  # of files that are all there, the one that could not be renamed
+        raise WriteError(error.errno, f"{failed} could not be written: {error.strerror}.") from error
 
 
 @contextlib.contextmanager
 def lock_of(folder: Path, is_inherited: bool) -> Iterator[bool]:
-    """Lock a folder until the end of the block; gives `False` if another has its lock.
+    """Lock a folder, which is made, until the end of the block; gives `False` if another has its lock.
 
     The lock is on the file `.lock`, which stays and means nothing. The system lets go of it when the process ends, however it does.
     On Windows nobody is kept out.
 
     Args:
-        folder (`Path`): is there.
         is_inherited (`bool`): the lock keeps others of this process out too, and is held on by forked workers that outlive it
             (flock's kind); or neither (lockf's).
+
+    Raises:
+        WriteError: The folder cannot be written to.
     """
-    with (folder / ".lock").open("ab") as file:
+    try:
+        _make_folder(folder)
+        file = (folder / ".lock").open("ab")
+    except OSError as error:
+        raise WriteError(error.errno, f"{folder} cannot be written to: {error.strerror}.") from error
+    with file:
         is_ours = True
         if fcntl is not None:
             lock = fcntl.flock if is_inherited else fcntl.lockf
@@ -156,6 +167,13 @@ def replace_folder(temporary: Path, folder: Path) -> None:
     temporary.rename(folder)
     if old.exists():  # also one that a kill between the two names left
         shutil.rmtree(old)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:  # which would be taken for a file in it
+        raise NotADirectoryError(errno.ENOTDIR, f"{folder} is a file, not a folder") from error
 
 
 def _name_in_temporary(name: str) -> str:

@@ -293,15 +293,25 @@ def save_image(picture: Picture, path: str | Path, format: str | None = None) ->
         files.WriteError: The disk is full, the folder is not writable, ...; nothing of the file is left behind.
     """
     path = Path(path)
+    write_atomically(path, encode(picture, path, format))
+
+
+def encode(picture: Picture, path: Path, format: str | None = None) -> bytes:
+    """What `save_image` writes to `path`; raises its `ImageError`."""
     format = format or format_of(path)
     picture = _fitted(picture, format, path)
-    encode = {"PNG": _encode_png, "JPEG": _encode_jpeg, "WEBP": _encode_webp, "TIFF": _encode_tiff, "BMP": _encode_bmp}
+    encoders = {
+        "PNG": _encode_png,
+        "JPEG": _encode_jpeg,
+        "WEBP": _encode_webp,
+        "TIFF": _encode_tiff,
+        "BMP": _encode_bmp,
+    }
     try:
-        data = encode[format](picture)
+        return encoders[format](picture)
     except Exception as error:  # encoders raise nearly anything, as decoders do
         height, width = picture.size
         raise ImageError(f"{path}: {width} x {height} pixels cannot be written as {format} ({error}).") from error
-    write_atomically(path, data)
 
 
 # Reading

@@ -50,6 +50,7 @@ ALLOWED = {
         "batch",
         "derainer",
         "evaluation",
+        "files",
         "images",
         "messages",
         "pipeline_unirain",
@@ -58,7 +59,7 @@ ALLOWED = {
         "sheets",
         "types",
     },
-    "train_unirain.py": {"hub", "pipeline_unirain", "training"},
+    "train_unirain.py": {"hub", "messages", "pipeline_unirain", "training"},
     "distill_dataset.py": {"distillation", "pipeline_unirain", "publishing"},
     "space/app.py": {"__init__", "derainer", "images", "metrics", "rain", "types"},
 }

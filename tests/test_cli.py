@@ -340,6 +340,7 @@ def test_rain_writes_both_pictures_or_none(tmp_path):
     one_sentence(rain("-o", tmp_path / "rainy", "--clean", clean, code=1), "rainy does not say")
     one_sentence(rain("-o", out, "--clean", out, code=1), "cannot both be")
     one_sentence(rain("-o", out, "--clean", tmp_path / "x" / ".." / out.name, code=1), "cannot both be")
+    one_sentence(rain("-o", out, "--clean", photograph / "clean.png", code=1), "a.png is a file, not a folder")
     assert tree(tmp_path) == {"a.png"}
     rain("-o", out, "--clean", clean)
     assert open_image(out).size == open_image(clean).size == (64, 64)
@@ -591,6 +592,24 @@ def test_ctrl_c_in_place_names_no_picture_that_was_only_found_damaged(tiny_check
     output = process.communicate()[0].decode()
     assert process.returncode == cli.INTERRUPTED
     assert "Interrupted: 0 of 4 done. Nothing was replaced." in output
+
+
+@pytest.mark.parametrize("script", ["unirain.py", "train_unirain.py", "distill_dataset.py"])
+def test_ctrl_c_while_it_is_imported_is_one_line(tmp_path, script):
+    (tmp_path / "transformers.py").write_text("import time; print('imported', flush=True); time.sleep(100)")
+    process = subprocess.Popen(
+        [sys.executable, Path(cli.__file__).parents[1] / script, "--help"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment() | {"PYTHONPATH": str(tmp_path)},
+        preexec_fn=heed_interrupts,
+    )
+    assert process.stdout.readline() == "imported\n"
+    process.send_signal(signal.SIGINT)
+    output = process.communicate()[0]
+    assert process.returncode == cli.INTERRUPTED
+    assert "Interrupted" in output and len(output.splitlines()) == 1
 
 
 # What it says

@@ -7,7 +7,15 @@ import sys
 
 import pytest
 
-from modeling_unirain.files import WriteError, folders_below, replace_folder, write_atomically, written
+from modeling_unirain.files import (
+    WriteError,
+    folders_below,
+    lock_of,
+    replace_folder,
+    write_atomically,
+    write_together,
+    written,
+)
 
 
 KILLED = """
@@ -52,6 +60,21 @@ def test_a_file_where_the_folder_should_be_is_named(tmp_path):
     (tmp_path / "a.txt").write_text("before")
     with pytest.raises(WriteError, match=r"b.txt could not be written: .*a.txt is a file, not a folder\.$"):
         write_atomically(tmp_path / "a.txt" / "b.txt", b"whole")
+    with (
+        pytest.raises(WriteError, match=r"a.txt cannot be written to: .*a.txt is a file, not a folder\.$"),
+        lock_of(tmp_path / "a.txt", is_inherited=True),
+    ):
+        pass
+
+
+def test_files_that_belong_together_are_all_there_or_none(tmp_path):
+    (tmp_path / "b.txt" / "full").mkdir(parents=True)
+    with pytest.raises(WriteError, match=f"^{tmp_path / 'b.txt'} could not be written: Is a directory"):
+        write_together({tmp_path / "a.txt": b"whole", tmp_path / "b.txt": b"whole"})
+    assert [path.name for path in tmp_path.iterdir()] == ["b.txt"]
+    (tmp_path / "b.txt").rename(tmp_path / "c.txt")
+    write_together({tmp_path / "a.txt": b"whole", tmp_path / "b.txt": b"whole"})
+    assert (tmp_path / "a.txt").read_bytes() == (tmp_path / "b.txt").read_bytes() == b"whole"
 
 
 def test_what_a_kill_left_of_a_file_goes_with_its_next_writing(tmp_path):

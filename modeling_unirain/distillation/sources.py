@@ -33,7 +33,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from modeling_unirain.corpora import is_saved, load_corpus, read_stored, undecoded
+from modeling_unirain.corpora import is_saved, load_corpus, read_stored, type_of, undecoded
 from modeling_unirain.distillation.records import DISTILLED, MARKER, REAL, ImageLocation, RainPair, Reference
 from modeling_unirain.distillation.shards import Process, at_work, stage_key, wait_for
 from modeling_unirain.files import as_text, folders_below, write_json, written
@@ -261,11 +261,11 @@ def _parquet_rows(place: Path, file: Path, column: str) -> Iterator[tuple[int, s
             types = batch.column(type_column).to_pylist() if type_column else [None] * batch.num_rows
             pictures = batch.column(column).to_pylist() if has_path else [None] * batch.num_rows
             for value, picture in zip(types, pictures, strict=True):
-                rain_type = names[value] if names and isinstance(value, int) and 0 <= value < len(names) else value
+                rain_type = type_of(value, names, f"row {row} of {file}")
                 stem = f"{_stem(place, file)}-{row:06d}"
                 if picture and picture["path"]:
                     stem += "-" + Path(picture["path"]).stem
-                yield row, None if rain_type in (None, -1) else str(rain_type), stem
+                yield row, rain_type, stem
                 row += 1
 
 
@@ -429,13 +429,16 @@ def _open_hub(repo: str, commit: str, split: str | None) -> Iterator[dict]:
 def _rows(data: Any) -> Iterator[dict]:
     """Rows with the pictures as they are stored, read or not, and the type's name."""
     pictures = [name for name in ("input", "target", "image") if name in data.column_names]
+    if not {"input", "image"}.intersection(pictures):
+        raise ValueError(
+            f"pairs need the columns input and target, references image or input, but it has {', '.join(data.column_names)}: "
+            "rename them, members of an archive like 0.input.png to 0.input"
+        )
     type_column = next((name for name in TYPE_COLUMNS if name in data.column_names), None)
-    label = data.features[type_column] if type_column and data.features else None
-    for row in undecoded(data, pictures):
-        value = row[type_column] if type_column else None
-        if hasattr(label, "int2str") and isinstance(value, int):
-            value = label.int2str(value) if value >= 0 else None  # -1 labels nothing
-        yield {**{name: row[name] for name in pictures}, "type": value}
+    names = getattr(data.features[type_column], "names", None) if type_column and data.features else None
+    for number, row in enumerate(undecoded(data, pictures)):
+        rain_type = type_of(row[type_column], names, f"row {number}") if type_column else None
+        yield {**{name: row[name] for name in pictures}, "type": rain_type}
 
 
 def _with_bytes(row: dict) -> dict:

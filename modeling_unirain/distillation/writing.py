@@ -39,6 +39,8 @@ ROW_GROUP = 32
 PROBE = ".writable-"
 """What every process begins the name of a file with that it writes for a moment, to see whether it can."""
 UNTYPED = "untyped"
+DATA, REPORT, CARD = PARTS = ("data", "report.html", "README.md")
+"""What the output folder holds besides its marker, in the order in which it is put in place."""
 
 
 def corpus_features(types: list[str]) -> Features:
@@ -91,8 +93,8 @@ class CorpusWriter:
             return
         ours = (BUILDING, PROBE)
         others = [path.name for path in self.output_dir.iterdir() if not path.name.startswith(ours)]
-        known = {"data", "README.md", "report.html"}  # a kill between the moves leaves these behind
-        if others and not (set(others) <= known and any(self.output_dir.glob(f"{BUILDING}*"))):
+        # a kill between the moves leaves some parts behind
+        if others and not (set(others) <= set(PARTS) and any(self.output_dir.glob(f"{BUILDING}*"))):
             raise ValueError(
                 f"--output_dir {self.output_dir} holds other files ({sorted(others)[0]}): choose an empty folder"
             )
@@ -122,12 +124,12 @@ class CorpusWriter:
         contents = hashlib.sha256()
         with tqdm(total=sum(sizes.values()), desc="write", unit=" rows") as bar:
             for level, size in sizes.items():
-                for path, count in self._write_level(building / "data", level, size, rows[level](), features):
+                for path, count in self._write_level(building / DATA, level, size, rows[level](), features):
                     with path.open("rb") as file:
                         contents.update(f"{path.name}:{hashlib.file_digest(file, 'sha256').hexdigest()};".encode())
                     bar.update(count)
-        write_report(building / "report.html", verdicts, index, counts, self.settings)
-        with written(building / "README.md") as temporary:
+        write_report(building / REPORT, verdicts, index, counts, self.settings)
+        with written(building / CARD) as temporary:
             card = corpus_card(arguments, self.settings, counts, sizes, contents.hexdigest()[:12])
             temporary.write_text(card, encoding="utf-8")
         write_json(building / MARKER, {"key": key, "settings": self.settings, "rows": sizes})
@@ -141,13 +143,13 @@ class CorpusWriter:
         made = json.loads(marker.read_text(encoding="utf-8"))
         if made.get("key") != key:
             return False
-        files = [f"data/{name}" for level, size in made["rows"].items() for name in self._file_names(level, size)]
-        return all((self.output_dir / name).exists() for name in ("README.md", "report.html", *files))
+        files = [f"{DATA}/{name}" for level, size in made["rows"].items() for name in self._file_names(level, size)]
+        return all((self.output_dir / name).exists() for name in (*PARTS, *files))
 
     def _publish(self, building: Path) -> None:
         """Put the new output in place of the old one. Killed in between, the next run does it again."""
         (self.output_dir / MARKER).unlink(missing_ok=True)
-        for name in ("data", "report.html", "README.md", MARKER):
+        for name in (*PARTS, MARKER):
             new, old = building / name, self.output_dir / name
             if not new.exists():
                 continue

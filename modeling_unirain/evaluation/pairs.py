@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from huggingface_hub import HfApi, constants
 
-from ..corpora import is_saved, load_corpus
+from ..corpora import is_saved, load_corpus, type_of
 from ..files import as_path, as_text, folders_below
 from ..images import pictures_below, pictures_by_stem, read_rgb, rgb_of
 from ..messages import one_line
@@ -220,9 +220,8 @@ def _corpus_pairs(data: str, split: str | None) -> list[EvaluationPair]:
         except (TypeError, ValueError, NotImplementedError) as error:  # pyarrow's own are among them
             raise ValueError(f"The column {column!r} of {data} holds no pictures ({error}).") from error
     columns = set(rows.column_names)
-    labels = rows.features["type"]
-    name_of = getattr(labels, "int2str", str)
-    types = [UNKNOWN_TYPE if label is None else name_of(label) for label in rows["type"]]
+    labels = getattr(rows.features["type"], "names", None)
+    types = [type_of(value, labels, f"row {row} of {data}") or UNKNOWN_TYPE for row, value in enumerate(rows["type"])]
     names = rows["pair_id"] if "pair_id" in columns else [f"{index:06d}" for index in range(len(rows))]
     sources = rows["source"] if "source" in columns else [Path(data).stem] * len(rows)
     return [

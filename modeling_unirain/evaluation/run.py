@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from ..files import as_text, write_atomically
+from ..files import as_text, lock_of, write_atomically
 from ..sheets import comparison_sheet
 from .measures import Perceptual, measure
 from .pairs import EvaluationPair
@@ -67,7 +67,7 @@ def evaluate(
 
     Raises:
         ValueError: as `evaluate_pairs`; two pictures of one name; `output` holds an evaluation, or a file of
-            its names, already.
+            its names, already; another evaluation is at work there.
         OSError: `output` cannot be written.
     """
     output = Path(output)
@@ -85,20 +85,25 @@ def evaluate(
             raise ValueError(f"{output / name} exists already: give another folder, or --overwrite.")
     header = {"settings": settings, "lpips": perceptual is not None, "pairs": sorted(by_key)}
     changed = {key: pair.changed for key, pair in by_key.items()}
-    with _Journal(output / JOURNAL, header, changed, overwrite) as journal:
-        waiting = [pair for pair in pairs if pair.key not in journal.results]
-        for pair in tqdm(waiting, desc="checking pictures", unit="picture", leave=False):
-            pair.read()
-        for result in _measure_all(derain, waiting, perceptual):
-            journal.add(result)
-        report = EvaluationReport([journal.results[pair.key] for pair in pairs], settings)
-    stale = _sheets_of_an_earlier(output / REPORT)
-    if derain is not None:
-        stale -= _save_sheets(derain, by_key, report, output / "sheets")
-    report.save(output)
-    for name in stale:
-        (output / "sheets" / name).unlink(missing_ok=True)
-    (output / JOURNAL).unlink()
+    with lock_of(output, is_inherited=True) as is_ours:
+        if not is_ours:
+            raise ValueError(
+                f"Another evaluation is at work in {output}: let it end first, or choose another --output."
+            )
+        with _Journal(output / JOURNAL, header, changed, overwrite) as journal:
+            waiting = [pair for pair in pairs if pair.key not in journal.results]
+            for pair in tqdm(waiting, desc="checking pictures", unit="picture", leave=False):
+                pair.read()
+            for result in _measure_all(derain, waiting, perceptual):
+                journal.add(result)
+            report = EvaluationReport([journal.results[pair.key] for pair in pairs], settings)
+        stale = _sheets_of_an_earlier(output / REPORT)
+        if derain is not None:
+            stale -= _save_sheets(derain, by_key, report, output / "sheets")
+        report.save(output)
+        for name in stale:
+            (output / "sheets" / name).unlink(missing_ok=True)
+        (output / JOURNAL).unlink()
     return report
 
 
@@ -186,7 +191,7 @@ class _Journal:
                     "--overwrite."
                 )
             results = []
-        self.results = {result.key: result for result, changed in results if changed == self.changed[result.key]}
+        self.results = {result.key: result for result, changed in results if changed == self.changed.get(result.key)}
         if self.results:
             logger.info("%d of %d pictures were measured before.", len(self.results), len(self.header["pairs"]))
         kept = [self.header, *map(self._line, self.results.values())]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..corpora import load_corpus, undecoded
+from ..corpora import load_corpus, type_of, undecoded
 from ..files import folders_below
 from ..images import EXTENSIONS, pictures_below, pictures_by_stem
 from ..messages import one_line
@@ -219,7 +219,7 @@ class StreamedCorpus:
         while True:
             found = False
             for number, row in self._whole_stream():
-                if _type_of(row["type"], self._names) == type_name:
+                if _type_of(row["type"], self._names, f"row {number} of {self.label}") == type_name:
                     found = True
                     yield number, row
             if not found:
@@ -462,17 +462,17 @@ def _open_corpus(source: CorpusSource):
     return undecoded(corpus, ["input", "target"]).select_columns(["input", "target", "type"]), names
 
 
-def _type_of(value, names: list[str] | None) -> str | None:
-    """`None` for a pair without a type, which a ClassLabel says by -1."""
-    if value is None or (names is not None and value < 0):
-        return None
-    return str(value) if names is None else names[value]
+def _type_of(value, names: list[str] | None, where: str) -> str | None:
+    try:
+        return type_of(value, names, where)
+    except ValueError as error:
+        raise DataError(str(error)) from error
 
 
 def _index_corpus(source: CorpusSource, types: list[str], store: PictureStore) -> dict[str, np.ndarray]:
     corpus, names = _open_corpus(source)
     label = f"{source.path} ({source.split})"
-    row_types = [_type_of(value, names) for value in corpus["type"]]
+    row_types = [_type_of(value, names, f"row {row} of {label}") for row, value in enumerate(corpus["type"])]
     if None in row_types and source.types is None:
         raise DataError(
             f"The corpus {label} holds pairs without a type: list the types to train on under the source's types."

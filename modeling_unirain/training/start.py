@@ -152,7 +152,6 @@ def alone_in(output_dir: Path, accelerator: Accelerator) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         is_ours = True
         if accelerator.is_main_process:
-            output_dir.mkdir(parents=True, exist_ok=True)
             # Data workers outlive a killed run for seconds, in which it could not be gone on with.
             is_ours = stack.enter_context(lock_of(output_dir, is_inherited=False))
         (is_ours,) = broadcast_object_list([is_ours])

@@ -35,6 +35,12 @@ def catch_signals(received: list[int], num_processes: int) -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def is_of_a_dead_worker(error: Exception) -> bool:
+    """Whether a process that loads data was killed, perhaps by the system for want of memory: torch tells by a `RuntimeError`, wherever
+    the main process is. What a worker itself raised reads otherwise."""
+    return str(error).startswith("DataLoader worker (pid")
+
+
 def leave_signals_to_the_main_process(worker: int, grace: int = WORKER_GRACE) -> None:
     """Ctrl-C, torchrun's SIGTERM and SLURM's reach the whole group: the loop decides, and workers end with their loader.
 

@@ -188,6 +188,20 @@ def test_a_folder_that_datasets_cannot_read_is_named(tmp_path, name, content):
         list(list_pairs([str(folder)], Fetcher(tmp_path / "work", Process(), 5)))
 
 
+def test_an_archive_whose_columns_are_called_otherwise_is_named_with_them(tmp_path):
+    (tmp_path / "shards").mkdir()
+    with tarfile.open(tmp_path / "shards" / "set.tar", "w") as archive:
+        for side in ("input", "target"):
+            picture = as_png(scene(1))["bytes"]
+            member = tarfile.TarInfo(f"0.{side}.png")
+            member.size = len(picture)
+            archive.addfile(member, io.BytesIO(picture))
+    sentence = r"shards cannot be read by datasets \(pairs need the columns input and target, .* but it has .*input.png, target.png"
+    with pytest.raises(ValueError, match=sentence):
+        list(list_pairs([str(tmp_path / "shards")], Fetcher(tmp_path / "work", Process(), 5)))
+    assert not list((tmp_path / "work").glob("fetch-*/*"))
+
+
 @pytest.mark.parametrize("note", [b"no json", b"[]", b'{"info": {"features": null}}'])
 def test_what_another_program_notes_in_a_parquet_file_is_passed_over(tmp_path, note):
     rows = {"input": [as_png(scene(1))], "target": [as_png(scene(2))], "type": ["DRS"]}
@@ -259,6 +273,24 @@ def test_a_pair_labelled_as_nothing_is_fetched_without_a_type(tmp_path):
     fetch = Fetcher(tmp_path / "work", Process(), timeout=1)
     found = [record for record, _ in list_pairs([str(tmp_path / "saved")], fetch)]
     assert [pair.rain_type for pair in found] == [None, "snow", "DRS", "snow", "DRS"]
+
+
+def test_a_cell_that_names_no_type_is_told_of_and_an_empty_name_is_none(tmp_path):
+    rows = {"input": [as_png(scene(1))] * 2, "target": [as_png(scene(2))] * 2}
+    for name, types in (("names", ["", "drs"]), ("numbers", [0, 1]), ("bytes", [b"DRS"] * 2)):
+        pq.write_table(pa.table({**rows, "type": types}), tmp_path / f"{name}.parquet")
+    assert [pair.rain_type for pair in pairs(tmp_path / "names.parquet")] == [None, "drs"]
+    for name, cell in (("numbers", "0"), ("bytes", "b'DRS'")):
+        with pytest.raises(ValueError, match=f"row 0 of .*{name}.parquet has {cell} for its type, but names like DRS"):
+            pairs(tmp_path / f"{name}.parquet")
+    made, no_label = dataset(), pa.array([5, 0, 0, 0, 0])
+    table = made.data.table.set_column(made.column_names.index("type"), "type", no_label)
+    pq.write_table(table.replace_schema_metadata(made.features.arrow_schema.metadata), tmp_path / "labels.parquet")
+    with pytest.raises(ValueError, match="has 5 for its type, but the column names DRS, snow by their numbers"):
+        pairs(tmp_path / "labels.parquet")
+    Dataset.from_dict({**rows, "type": [0, 1]}).save_to_disk(str(tmp_path / "saved"))
+    with pytest.raises(ValueError, match=r"saved cannot be read by datasets \(row 0 has 0 for its type"):
+        list(list_pairs([str(tmp_path / "saved")], Fetcher(tmp_path / "work", Process(), timeout=1)))
 
 
 def test_a_distilled_corpus_can_be_distilled_again(data, tmp_path):

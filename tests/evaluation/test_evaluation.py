@@ -184,6 +184,18 @@ evaluate(stuck_at_the_fifth, find_pairs({str(tmp_path / "data")!r}), {str(tmp_pa
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "unbroken" / name).read_bytes()
 
 
+def test_a_second_evaluation_is_kept_out_of_the_folder_of_one_at_work(test_sets, tmp_path):
+    pairs = find_pairs(test_sets / "DRS" / "heavy")
+
+    def derain_beside_another(image):
+        with pytest.raises(ValueError, match=f"Another evaluation is at work in {tmp_path}: let it end first"):
+            evaluate(None, pairs, tmp_path, overwrite=True)
+        return median_filter(image)
+
+    evaluate(derain_beside_another, pairs, tmp_path)
+    assert len(evaluate(None, pairs, tmp_path, overwrite=True).results) == len(pairs)
+
+
 def test_an_interrupted_evaluation_is_not_continued_with_other_settings(test_sets, tmp_path):
     def interrupted(image):
         raise KeyboardInterrupt
@@ -227,6 +239,14 @@ def test_a_damaged_journal_is_named_and_can_be_overwritten(test_sets, tmp_path, 
     with pytest.raises(ValueError, match=f"{JOURNAL} is damaged"):
         evaluate(None, pairs, tmp_path)
     assert len(evaluate(None, pairs, tmp_path, overwrite=True).results) == len(pairs)
+
+
+def test_a_row_of_the_journal_that_is_of_none_of_the_pictures_is_passed_over(test_sets, tmp_path):
+    pairs = find_pairs(test_sets / "DRS" / "heavy")
+    header = {"settings": {}, "lpips": False, "pairs": sorted(pair.key for pair in pairs)}
+    foreign = {"dataset": "heavy", "rain_type": "DRS", "name": "999", "input": {}, "output": None}
+    (tmp_path / JOURNAL).write_text(f"{json.dumps(header)}\n{json.dumps(foreign)}\n")
+    assert [result.key for result in evaluate(None, pairs, tmp_path).results] == [pair.key for pair in pairs]
 
 
 def test_an_overwritten_report_leaves_no_sheets_behind(test_sets, tmp_path):

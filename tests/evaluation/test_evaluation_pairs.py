@@ -291,10 +291,11 @@ def test_what_is_no_data_says_so(tmp_path):
         find_pairs(tmp_path, split="test")
 
 
-def test_pairs_of_a_corpus_without_a_type_are_unknown(tmp_path):
+@pytest.mark.parametrize("label", [None, -1])
+def test_pairs_of_a_corpus_without_a_type_are_unknown(tmp_path, label):
     rows = corpus_rows(2)
     (tmp_path / "corpus").mkdir()
     features = rows.features
-    labelled = rows.map(lambda row: {"type": None if row["pair_id"] == "p1" else row["type"]}, features=features)
+    labelled = rows.map(lambda row: {"type": label if row["pair_id"] == "p1" else row["type"]}, features=features)
     labelled.to_parquet(tmp_path / "corpus" / "test-00000-of-00001.parquet")
     assert keys(find_pairs(tmp_path / "corpus")) == [("mine", "DRS", "p0"), ("mine", "unknown", "p1")]

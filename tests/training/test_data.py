@@ -451,6 +451,20 @@ def test_a_pair_labelled_as_nothing_is_of_no_type(tmp_path, streaming):
 
 
 @pytest.mark.parametrize("streaming", [False, True], ids=["whole", "streamed"])
+def test_a_label_that_the_corpus_does_not_name_is_told_of(tmp_path, streaming):
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    corpus = build_corpus(3)
+    table = corpus.data.table.set_column(corpus.column_names.index("type"), "type", pyarrow.array([7, 0, 0]))
+    table = table.replace_schema_metadata(corpus.features.arrow_schema.metadata)
+    parquet.write_table(table, tmp_path / "corpus.parquet")
+    source = CorpusSource(str(tmp_path / "corpus.parquet"), streaming=streaming, types=["NRD"])
+    with pytest.raises(
+        DataError, match=r"row 0 of .*corpus\.parquet \(train\) has 7 for its type, but the column names NRD"
+    ):
+        RainDataset(config(source, types=["NRD"]))[0]
+
+
+@pytest.mark.parametrize("streaming", [False, True], ids=["whole", "streamed"])
 @pytest.mark.parametrize("cells", ["bytes", "structs"])
 def test_a_corpus_that_datasets_did_not_write_is_read(tmp_path, cells, streaming):
     parquet = pytest.importorskip("pyarrow.parquet")

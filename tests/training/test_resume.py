@@ -1,12 +1,14 @@
 """A run that is killed and resumed is the run that was not killed."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 import yaml
@@ -193,6 +195,22 @@ def test_sigterm_saves_and_exits_cleanly(tmp_path, launcher):
     last = max(losses(tmp_path / "run"))
     assert (tmp_path / "run" / f"checkpoint-{last:08d}").is_dir(), output
     assert not list((tmp_path / "run").glob("*.tmp"))
+
+
+def test_a_data_worker_that_is_killed_ends_a_run_in_one_sentence_and_the_last_checkpoint_stays(tmp_path):
+    recipe, run_folder = write_recipe(tmp_path, max_steps=10_000, save_steps=2, num_workers=2), tmp_path / "run"
+    process = start(ONE, "--recipe", str(recipe))
+    log = run_folder / "train_log.jsonl"
+    while process.poll() is None and not (log.exists() and '"step": 3,' in log.read_text()):
+        time.sleep(0.01)
+    psutil.Process(process.pid).children()[0].kill()
+    output, _ = process.communicate()
+    assert process.returncode == 1 and "Traceback" not in output, output
+    assert re.search(
+        r"train_unirain.py: A process that loads data died .*: lower --num_workers.* --resume_from last goes on",
+        output,
+    )
+    assert max(run_folder.glob("checkpoint-*[0-9]")).name >= "checkpoint-00000002"
 
 
 def test_a_second_ctrl_c_ends_a_run_at_once_in_one_sentence(tmp_path):
