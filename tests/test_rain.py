@@ -403,31 +403,9 @@ class TestStreaks:
 
     def test_a_veil_hides_contrast(self):
         image = photograph()
-        veil = Veil(strength=0.5, level=0.8, slope=0.0, unevenness=0.0, relief=0.0)
+        veil = Veil(strength=0.5, level=0.8, slope=0.0, unevenness=0.0)
         rainy = apply_rain(image, parameters(veil=veil), np.random.default_rng(0)).rainy
         assert np.allclose(rainy, 0.5 * image + 0.4, atol=1e-6)  # Koschmieder's law at unit depth
-
-    def test_relief_is_a_step_of_depth_where_brightness_has_one(self):
-        """The airlight, which an equal brightness would have everywhere, differs between a dark and a bright half."""
-        image = np.full((64, 64, 3), 0.3, np.float32)
-        image[:, 32:] = 0.6
-
-        def share(relief: float, seed: int) -> np.ndarray:
-            veil = Veil(strength=0.5, level=1.0, slope=0.0, unevenness=0.0, relief=relief)
-            rainy = apply_rain(image, parameters(veil=veil), np.random.default_rng(seed)).rainy
-            return ((rainy - image) / (1 - image))[..., 0]
-
-        assert np.allclose(share(0.0, 0), 0.5, atol=1e-6)
-        steps = np.array([share(1.5, seed)[:, 32] - share(1.5, seed)[:, 31] for seed in range(20)])
-        assert np.abs(steps).max(axis=1).mean() > 0.05 and (steps > 0.02).any() and (steps < -0.02).any()
-
-    @pytest.mark.parametrize("severity", [0.1, 1.0])
-    def test_fog_by_day_is_as_thick_in_light_rain_as_in_heavy_rain(self, severity):
-        draws = (
-            draw_parameters(RainType.DRS, np.random.default_rng(s), severity, styles={"fog": 1}) for s in range(200)
-        )
-        strengths = [draw.veil.strength for draw in draws]
-        assert 0.2 <= min(strengths) < 0.25 and 0.75 < max(strengths) <= 0.8
 
 
 class TestDrops:

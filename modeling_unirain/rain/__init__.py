@@ -202,11 +202,6 @@ def _veiled(image: np.ndarray, veil: Veil, rng: np.random.Generator) -> np.ndarr
     depth = 1 + veil.slope * np.linspace(0.8, -0.8, height, dtype=np.float32)[:, None]
     if veil.unevenness > 0:
         depth = depth + veil.unevenness * smooth_noise(height, width, max(height, width) / 3, rng)
-    if veil.relief > 0:
-        brightness = luminance(image)
-        depth = depth + veil.relief * (brightness - brightness.mean()) * smooth_noise(
-            height, width, max(height, width) / 2, rng
-        )
     airlight = 1 - np.power(np.float32(1 - veil.strength), np.maximum(depth, 0))[..., None]
     return image + airlight * (veil.level - image)
 

@@ -56,8 +56,6 @@ GRADED_FROM = 0.15
 """Severity from which the style "graded" has its tone curve, by day: of a curve fainter rain tells nothing."""
 VEIL_SHARES = {"fog": 1.0, "physical": 0.5, "wild": 0.35, "rods": 0.05}
 """How often airlight lies over the scene; 0.12 for every other style."""
-FOG_BY_DAY = (0.2, 0.8)
-"""Strengths of the style "fog" by day. Tied to the severity, as every other veil is, it taught that there is none in light rain."""
 STREAKS_BEHIND_DROPS_SHARE = 0.15
 """How often light streaks fall behind drops on the lens (as in RainDS, Quan et al., CVPR 2021)."""
 
@@ -124,15 +122,13 @@ class Drops:
 class Veil:
     """Airlight scattered by distant rain or fog (Koschmieder's law): at unit depth it replaces `strength` of the scene by `level`.
 
-    No depth is known: a pseudo-depth grows upwards by `slope`, varies smoothly by `unevenness`, and by `relief` with the scene's
-    brightness, here one way and there the other, so that it has steps where things of different distances meet.
+    No depth is known: a pseudo-depth grows upwards by `slope` and varies smoothly by `unevenness`.
     """
 
     strength: float
     level: float
     slope: float
     unevenness: float
-    relief: float
 
 
 @dataclass(frozen=True)
@@ -438,18 +434,13 @@ def _gain(decibel: float, share: float, energy: float, blend: str) -> float:
 
 def _draw_veil(rng: np.random.Generator, style: str, severity: float, night: bool) -> Veil | None:
     used = rng.random() < VEIL_SHARES.get(style, 0.12)
-    fog_by_day = style == "fog" and not night
     thickest = {"fog": 0.6, "physical": 0.4, "wild": 0.4}.get(style, 0.2)
     thinnest = 0.1 if style == "fog" else 0.02
-    strength = rng.uniform(thinnest, thickest) * (0.2 + 0.8 * severity)
-    if fog_by_day:  # whatever the rain; never so thin that a street without it looks the same
-        strength = rng.uniform(*FOG_BY_DAY)
     veil = Veil(
-        strength=strength,
+        strength=rng.uniform(thinnest, thickest) * (0.2 + 0.8 * severity),
         level=rng.uniform(0.08, 0.35) if night else rng.uniform(0.55, 0.97),
         slope=rng.uniform(0, 1),
         unevenness=0.0 if rng.random() < 0.5 else rng.uniform(0.1, 0.5),
-        relief=rng.uniform(0, 1.5) if fog_by_day else 0.0,
     )
     return veil if used else None
 
