@@ -80,7 +80,7 @@ def arguments_of(recipe: str, variant: dict, seed: int, steps: int, output_dir: 
         batch_size=8,
         patch_size=48,
         learning_rate=2e-3,
-        adam_beta2=0.95,  # from nothing ahead of 0.999 (docs/training.md)
+        adam_beta2=0.95,  # from nothing ahead of 0.999 (docs/checkpoint.md)
         loss="l1",  # the paper's, whatever the recipe has moved on to
         warmup_steps=min(100, steps // 10),
         ema_decay=0.99,

@@ -20,7 +20,7 @@ def sample_losses(restored: Tensor, clean: Tensor, loss: Loss) -> Tensor:
 
     `l1` is the paper's (section 3.4). `psnr` is `0.01 * ln(1 + MSE / 1e-3)`, so that a decibel is worth as much wherever it is gained, but
     for what is beyond 30 dB (after HINet, Chen et al., CVPR Workshops 2021, who train on the negative PSNR itself): a departure
-    that brought more PSNR in as many steps (docs/training.md).
+    that brought more PSNR in as many steps (docs/checkpoint.md).
 
     Args:
         restored, clean (`Tensor` of shape `(batch, channels, height, width)`): in [0, 1]; `restored` may lie beyond.
