@@ -16,7 +16,8 @@ import torch
 from tqdm import tqdm
 
 from modeling_unirain.training.arguments import Arguments, ModelArguments, TrainingArguments
-from modeling_unirain.training.loop import Trainer, build_optimizer
+from modeling_unirain.training.loop import Trainer
+from modeling_unirain.training.optimizer import build_optimizer
 from modeling_unirain.training.start import build_accelerator, build_model
 
 

@@ -97,7 +97,13 @@ class TrainingArguments:
             "the L1 of the validation pictures either way."
         },
     )
-    weight_decay: float = field(default=1e-4, metadata={"help": "Of AdamW, on weights only (Restormer's value)."})
+    optimizer: Literal["adamw", "muon"] = field(
+        default="adamw",
+        metadata={
+            "help": "adamw, or muon: Muon for dense kernels, AdamW for the rest (not in the paper), at AdamW's learning rates."
+        },
+    )
+    weight_decay: float = field(default=1e-4, metadata={"help": "Of weights only (Restormer's value)."})
     adam_beta1: float = field(default=0.9, metadata={"help": "Of AdamW."})
     adam_beta2: float = field(default=0.999, metadata={"help": "Of AdamW."})
     max_grad_norm: float = field(default=1.0, metadata={"help": "Gradients are clipped to this norm; 0 leaves them."})

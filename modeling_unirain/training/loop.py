@@ -28,7 +28,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object, send_to_device
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -39,13 +39,14 @@ from modeling_unirain.hub import results_table, save_model
 from modeling_unirain.messages import one_line
 from modeling_unirain.modeling_unirain import UniRainForImageDeraining, load_balancing_loss
 
-from .arguments import Arguments, TrainingArguments
+from .arguments import Arguments
 from .averaging import AveragedWeights
 from .batches import BatchNumbers, NumberedSamples
 from .checkpoints import AVERAGE_FOLDER, Checkpoints
 from .data import DataError, RainDataset
 from .losses import sample_losses
 from .objective import MultiObjectiveReweighting, ObjectiveOutput
+from .optimizer import build_optimizer
 from .pictures import SampleError
 from .routers import spread_routers
 from .run_log import RunLog
@@ -519,18 +520,6 @@ class Orders:
     time_up: bool
     save: bool
     fail: bool
-
-
-def build_optimizer(model: nn.Module, options: TrainingArguments) -> torch.optim.AdamW:
-    """AdamW; biases, norms and scales (vectors) are not decayed."""
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    vectors = [p for p in model.parameters() if p.ndim <= 1]
-    return torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": options.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
-        lr=options.learning_rate,
-        betas=(options.adam_beta1, options.adam_beta2),
-        fused=True,
-    )
 
 
 def summary(window: list[dict[str, float]]) -> dict[str, float]:
