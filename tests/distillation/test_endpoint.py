@@ -93,6 +93,8 @@ class Handler(BaseHTTPRequestHandler):
             self.complete(YES)
         elif fault == "garbage":
             self.reply(200, b"<html>not the protocol</html>")
+        elif fault == "brackets":
+            self.reply(200, b"[" * 100_000)
         elif fault == "empty":
             self.reply(200, {"choices": []})
         elif fault == "null":
@@ -154,7 +156,7 @@ def test_the_query_and_its_references_are_sent_in_the_prompts_order_without_loss
 
 
 @pytest.mark.parametrize(
-    "fault", ["500", "503", "520", "429 0", "408", "cut", "half", "slow", "garbage", "empty", "null"]
+    "fault", ["500", "503", "520", "429 0", "408", "cut", "half", "slow", "garbage", "brackets", "empty", "null"]
 )
 def test_a_fault_that_passes_is_asked_again_and_changes_nothing(server, fault):
     server.faults = [fault, fault]
