@@ -183,7 +183,9 @@ class EndpointJudge(Judge):
 
     def _connection(self) -> httpx.Client:
         if self._client is None:
-            key = os.environ.get(API_KEY_VARIABLE)
+            key = os.environ.get(API_KEY_VARIABLE, "")
+            if not (key.isascii() and key.isprintable()):
+                raise ValueError(f"{API_KEY_VARIABLE} holds what no key has, a line break or a letter beyond ASCII")
             self._client = httpx.Client(
                 base_url=self.url + "/",
                 timeout=self.timeout,

@@ -249,6 +249,14 @@ def test_the_key_is_sent_and_never_logged(server, monkeypatch, caplog):
     assert "secret-key" not in judge.fingerprint
 
 
+@pytest.mark.parametrize("key", ["secret\r", "sécret"])
+def test_a_key_that_no_header_can_hold_is_named_and_not_shown(server, monkeypatch, key):
+    monkeypatch.setenv(API_KEY_VARIABLE, key)
+    with pytest.raises(ValueError, match=f"^{API_KEY_VARIABLE} holds what no key has") as raised:
+        judge_of(server).check()
+    assert "cret" not in str(raised.value)
+
+
 def test_requests_in_flight_are_bounded_and_votes_keep_their_order(server):
     server.delay = 0.3
     server.answer = lambda request: "yes" if _brightness(request) > 127 else "no"
