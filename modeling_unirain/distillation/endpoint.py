@@ -91,7 +91,7 @@ class EndpointJudge(Judge):
             raise self._refusal(response)
         try:
             names = [str(entry["id"]) for entry in response.json()["data"]]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise OSError(f"{self.url} does not speak the OpenAI protocol: its list of models is not one") from error
         if self.model not in names:
             raise ValueError(
@@ -161,7 +161,7 @@ class EndpointJudge(Judge):
             raise self._refusal(response)
         try:
             answer = response.json()["choices"][0]["message"]["content"]
-        except (ValueError, KeyError, IndexError, TypeError) as error:
+        except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
             raise PassingFailure("the answer is not a chat completion") from error
         if not isinstance(answer, str):
             raise PassingFailure("the answer holds no text")
@@ -183,7 +183,9 @@ class EndpointJudge(Judge):
 
     def _connection(self) -> httpx.Client:
         if self._client is None:
-            key = os.environ.get(API_KEY_VARIABLE)
+            key = os.environ.get(API_KEY_VARIABLE, "")
+            if not (key.isascii() and key.isprintable()):
+                raise ValueError(f"{API_KEY_VARIABLE} holds what no key has, a line break or a letter beyond ASCII")
             self._client = httpx.Client(
                 base_url=self.url + "/",
                 timeout=self.timeout,

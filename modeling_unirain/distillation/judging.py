@@ -84,7 +84,7 @@ def parse_answer(answer: str) -> tuple[bool | None, str]:
     fenced = _FENCE.fullmatch(text)
     try:
         value = json.loads(fenced[1] if fenced else text)
-    except ValueError:
+    except (ValueError, RecursionError):  # the second from nothing but brackets, as of a model that repeats itself
         word = _WORD.match(text)
         if word is None:
             return None, "the answer is neither the JSON object asked for nor begins with yes or no"

@@ -93,6 +93,8 @@ class Handler(BaseHTTPRequestHandler):
             self.complete(YES)
         elif fault == "garbage":
             self.reply(200, b"<html>not the protocol</html>")
+        elif fault == "brackets":
+            self.reply(200, b"[" * 100_000)
         elif fault == "empty":
             self.reply(200, {"choices": []})
         elif fault == "null":
@@ -154,7 +156,7 @@ def test_the_query_and_its_references_are_sent_in_the_prompts_order_without_loss
 
 
 @pytest.mark.parametrize(
-    "fault", ["500", "503", "520", "429 0", "408", "cut", "half", "slow", "garbage", "empty", "null"]
+    "fault", ["500", "503", "520", "429 0", "408", "cut", "half", "slow", "garbage", "brackets", "empty", "null"]
 )
 def test_a_fault_that_passes_is_asked_again_and_changes_nothing(server, fault):
     server.faults = [fault, fault]
@@ -245,6 +247,14 @@ def test_the_key_is_sent_and_never_logged(server, monkeypatch, caplog):
     assert server.keys[-1] == "Bearer secret-key"
     assert "secret-key" not in caplog.text
     assert "secret-key" not in judge.fingerprint
+
+
+@pytest.mark.parametrize("key", ["secret\r", "sécret"])
+def test_a_key_that_no_header_can_hold_is_named_and_not_shown(server, monkeypatch, key):
+    monkeypatch.setenv(API_KEY_VARIABLE, key)
+    with pytest.raises(ValueError, match=f"^{API_KEY_VARIABLE} holds what no key has") as raised:
+        judge_of(server).check()
+    assert "cret" not in str(raised.value)
 
 
 def test_requests_in_flight_are_bounded_and_votes_keep_their_order(server):

@@ -56,6 +56,7 @@ def test_clear_answers_count(answer, decision, reason):
         "yes/no",
         "yes - no",
         "\x00",
+        "[" * 100_000,
     ],
 )
 def test_anything_else_is_an_abstention_that_keeps_the_answer(answer):
