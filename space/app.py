@@ -118,6 +118,11 @@ class Restored:
     routes: list[list[float]]
     seconds: float
 
+    @property
+    def remark(self) -> str:
+        """What to say after the time of an animation or a document of several pages."""
+        return f"; only the first of its {self.before.others + 1} pictures" if self.before.others else ""
+
 
 @dataclass(eq=False)
 class Job:
@@ -225,7 +230,7 @@ class Demo:
         height, width = result.before.size
         summary = (
             f"{width} × {height} pixels ({width * height / 1e6:.2g} megapixels) in {result.seconds:.1f} s "
-            f"on the {self.derainer.device.type.upper()}, reading and writing the file included."
+            f"on the {self.derainer.device.type.upper()}, reading and writing the file included{result.remark}."
         )
         return (preview(result.before), preview(result.after)), str(result.file), summary, self.chart(result.routes)
 
@@ -281,7 +286,7 @@ class Demo:
                 else:
                     pixels += math.prod(result.before.size)
                     results.append(str(result.file))
-                    rows.append([Path(path).name, f"done in {result.seconds:.1f} s"])
+                    rows.append([Path(path).name, f"done in {result.seconds:.1f} s{result.remark}"])
                 yield rows, results
         if results:
             archive = new_folder() / "derained.zip"

@@ -581,6 +581,14 @@ def test_the_bar_of_a_batch_is_that_of_all_its_pictures(demo, photograph):
     assert steps == [0, 0.5, 0.5, 1]
 
 
+def test_an_animation_of_which_one_picture_comes_back_is_told_of(app, demo, tmp_path):
+    frames = [Image.new("RGB", (40, 30), colour) for colour in ("grey", "teal", "navy")]
+    frames[0].save(tmp_path / "moving.webp", save_all=True, append_images=frames[1:])
+    _, _, summary, _ = demo.derain_for_page(tmp_path / "moving.webp", VISITOR, ignored)
+    *_, (rows, _) = demo.derain_several([tmp_path / "moving.webp"], VISITOR, ignored)
+    assert all("only the first of its 3 pictures" in said for said in (summary, rows[0][1]))
+
+
 def test_a_batch_stops_at_what_the_queue_can_bear(app, demo, photograph):
     size = np.prod(open_image(photograph).size) / 1e6
     demo.derain_several.__func__.__globals__["BATCH_MEGAPIXELS"] = 1.5 * size
