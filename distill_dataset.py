@@ -22,7 +22,7 @@ try:
     from modeling_unirain.distillation.backends import build_backends
     from modeling_unirain.distillation.pipeline import Backends, Distillation, Summary
     from modeling_unirain.pipeline_unirain import is_out_of_memory
-    from modeling_unirain.publishing import check_login, check_repo_id, publish
+    from modeling_unirain.publishing import check_push, publish
 except ModuleNotFoundError as error:
     sys.exit(f"distill_dataset.py: distillation needs the package {error.name}: pip install -e '.[distill]'")
 except KeyboardInterrupt:  # importing takes seconds
@@ -36,8 +36,7 @@ logger = logging.getLogger("distill_dataset")
 def main(arguments: DistillationArguments, backends: Backends) -> Summary | None:
     """Distil, and publish if asked to. `None` in every process but the main one."""
     if arguments.push_to_hub is not None:
-        check_repo_id(arguments.push_to_hub)
-        check_login()
+        check_push(arguments.push_to_hub, arguments.private)
     summary = Distillation(arguments, backends).run()
     if summary is not None:
         logger.info("%s of %s pairs kept; see %s/report.html", summary.kept, summary.seen, arguments.output_dir)

@@ -117,10 +117,15 @@ def check_repo_id(repo_id: str) -> None:
         raise PublishingError(f"'{repo_id}' is not a repository name; write it as owner/name.")
 
 
-def check_login() -> None:
-    """Raise `PublishingError` if the Hub does not know who we are: better before a long run than after it."""
+def check_push(repo_id: str, private: bool) -> None:
+    """Raise `PublishingError` if a corpus could not be pushed there: by its name, because the Hub does not know who we are, or since it
+    is public already and that was not asked for. Better before a long run than after it."""
+    check_repo_id(repo_id)
+    api = HfApi()
     try:
-        HfApi().whoami()
+        api.whoami()
+        exists = api.repo_exists(repo_id, repo_type=RepoKind.DATASET)
+        is_public = exists and not api.dataset_info(repo_id).private
     except LocalTokenNotFoundError as error:
         raise PublishingError(
             "--push_to_hub needs a token that may write: run 'hf auth login', or set HF_TOKEN"
@@ -130,6 +135,8 @@ def check_login() -> None:
             f"--push_to_hub: the Hub cannot be reached or refuses the token ({type(error).__name__}); "
             "leave the option out and publish later with 'unirain publish dataset'"
         ) from error
+    if private and is_public:
+        raise PublishingError(f"--push_to_hub: {repo_id} exists and is public; say --private false to upload to it")
 
 
 def list_files(folder: Path) -> dict[str, int]:

@@ -58,9 +58,9 @@ MAX_MEGAPIXELS = 24
 MAX_FILE_SIZE = "32mb"
 MAX_FILES = 20
 BATCH_MEGAPIXELS = 36
-"""A batch goes no further once its pictures have this many."""
-MAX_QUEUE = 12
-"""So that on two CPU cores (0.22 megapixels a second) nobody waits for longer than uploads are kept."""
+"""What the pictures of a batch have together; those with which it would be more are left out."""
+MAX_QUEUE = 20
+"""So that on two CPU cores (0.22 megapixels a second) nobody waits for longer than uploads are kept, behind whole batches either."""
 PREVIEW_SIDE = 2048
 """The slider shows at most this many pixels a side, without loss; the download always has all of them."""
 RENDER_SIDE = 1024
@@ -90,7 +90,7 @@ LIMITS = f"""### What it cannot do
 - Large drops near the edge, thick fog, snow, dirt on the lens and puddles on the ground stay, wholly or in part.
 - Fine straight texture that looks like rain (wires, fences, fur, grass) can lose some of its contrast.
 - The network is small enough for a laptop; larger ones restore more. It was trained mostly on rendered rain.
-- Limits of this page: {MAX_MEGAPIXELS} megapixels and {MAX_FILE_SIZE.upper()} a picture, {MAX_FILES} pictures or about
+- Limits of this page: {MAX_MEGAPIXELS} megapixels and {MAX_FILE_SIZE.upper()} a picture, {MAX_FILES} pictures and
   {BATCH_MEGAPIXELS} megapixels at a time. The command line, `unirain derain`, takes more and larger ones.
 """
 
@@ -117,6 +117,11 @@ class Restored:
     file: Path
     routes: list[list[float]]
     seconds: float
+
+    @property
+    def remark(self) -> str:
+        """What to say after the time of an animation or a document of several pages."""
+        return f"; only the first of its {self.before.others + 1} pictures" if self.before.others else ""
 
 
 @dataclass(eq=False)
@@ -149,11 +154,18 @@ class Demo:
             return self.restore_on_lent_gpu(picture)
         return self.derainer.restore(picture, on_progress)
 
-    def restore(self, path: str | Path, on_progress: Callable[[int, int], None] | None = None) -> Restored:
+    def restore(
+        self,
+        path: str | Path,
+        on_progress: Callable[[int, int], None] | None = None,
+        pixels_left: float = MAX_MEGAPIXELS * 1e6,
+    ) -> Restored:
         """Derain one file as the command line does: in its own format and depth, with its alpha, EXIF and colour profile."""
         started = time.perf_counter()
         path = Path(path)
         picture = open_image(path, max_pixels=MAX_MEGAPIXELS * 1_000_000)
+        if math.prod(picture.size) > pixels_left:
+            raise ImageError(f"{path} is left out: with those before it, it is more than this page takes at a time.")
         after, routes = self.remove_rain(picture, on_progress)
         target = new_folder() / f"{path.stem}-derained{path.suffix}"
         save_image(after, target, picture.format)
@@ -218,7 +230,7 @@ class Demo:
         height, width = result.before.size
         summary = (
             f"{width} × {height} pixels ({width * height / 1e6:.2g} megapixels) in {result.seconds:.1f} s "
-            f"on the {self.derainer.device.type.upper()}, reading and writing the file included."
+            f"on the {self.derainer.device.type.upper()}, reading and writing the file included{result.remark}."
         )
         return (preview(result.before), preview(result.after)), str(result.file), summary, self.chart(result.routes)
 
@@ -265,13 +277,8 @@ class Demo:
         with self.watch(self.derain_several, request, progress) as watch:
             for number, path in enumerate(paths):
                 progress((number, len(paths)), desc=Path(path).name, unit="files")
-                if pixels >= BATCH_MEGAPIXELS * 1e6:
-                    rows.append(
-                        [Path(path).name, "left out: those before it are as much as this page takes at a time"]
-                    )
-                    continue
                 try:
-                    result = self.restore(path, of_some(watch, number, 1, len(paths)))
+                    result = self.restore(path, of_some(watch, number, 1, len(paths)), BATCH_MEGAPIXELS * 1e6 - pixels)
                 except Cancelled:
                     return  # what is done stays on the page
                 except (ImageError, OSError) as error:
@@ -279,7 +286,7 @@ class Demo:
                 else:
                     pixels += math.prod(result.before.size)
                     results.append(str(result.file))
-                    rows.append([Path(path).name, f"done in {result.seconds:.1f} s"])
+                    rows.append([Path(path).name, f"done in {result.seconds:.1f} s{result.remark}"])
                 yield rows, results
         if results:
             archive = new_folder() / "derained.zip"

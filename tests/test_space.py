@@ -205,6 +205,11 @@ def test_bad_files_get_one_sentence_that_shows_nothing_of_the_server(client, tmp
     assert "cache" not in str(caught.value) and "Traceback" not in str(caught.value)
 
 
+def test_twenty_clients_at_once_lose_nothing(client, photograph):
+    jobs = [client.submit(gradio_client.handle_file(photograph), api_name="/derain") for _ in range(20)]
+    assert all(Path(job.result(PATIENCE)).is_file() for job in jobs)
+
+
 def test_api_without_a_file_answers_one_sentence(client):
     with pytest.raises(gradio_client.exceptions.AppError, match=r"^Send a photograph\.$"):
         client.predict(None, api_name="/derain")
@@ -576,8 +581,17 @@ def test_the_bar_of_a_batch_is_that_of_all_its_pictures(demo, photograph):
     assert steps == [0, 0.5, 0.5, 1]
 
 
+def test_an_animation_of_which_one_picture_comes_back_is_told_of(app, demo, tmp_path):
+    frames = [Image.new("RGB", (40, 30), colour) for colour in ("grey", "teal", "navy")]
+    frames[0].save(tmp_path / "moving.webp", save_all=True, append_images=frames[1:])
+    _, _, summary, _ = demo.derain_for_page(tmp_path / "moving.webp", VISITOR, ignored)
+    *_, (rows, _) = demo.derain_several([tmp_path / "moving.webp"], VISITOR, ignored)
+    assert all("only the first of its 3 pictures" in said for said in (summary, rows[0][1]))
+
+
 def test_a_batch_stops_at_what_the_queue_can_bear(app, demo, photograph):
-    demo.derain_several.__func__.__globals__["BATCH_MEGAPIXELS"] = 1e-6
+    size = np.prod(open_image(photograph).size) / 1e6
+    demo.derain_several.__func__.__globals__["BATCH_MEGAPIXELS"] = 1.5 * size
     *_, (rows, results) = demo.derain_several([photograph, photograph], VISITOR, ignored)
     assert "done" in rows[0][1] and "left out" in rows[1][1]
     with zipfile.ZipFile(results[0]) as archive:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from distillation.tiny_checkpoints import tiny_tokenizer
 from distillation.tiny_corpus import arguments, backends, save_pair
+from huggingface_hub import HfApi
 
 import distill_dataset
 from modeling_unirain.distillation.arguments import BackendArguments, parse_arguments
@@ -156,6 +157,13 @@ def test_a_full_disk_stops_with_a_sentence_and_the_next_run_finishes(data, tmp_p
 def test_pushing_without_a_token_is_refused_before_the_run(data, tmp_path, hub, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(OSError, match="--push_to_hub"):
+        distill_dataset.main(arguments(data, tmp_path, push_to_hub="org/corpus"), backends())
+    assert not (tmp_path / "work").exists()
+
+
+def test_a_repository_that_is_public_unasked_is_refused_before_the_run(data, tmp_path, hub):
+    HfApi().create_repo("org/corpus", repo_type="dataset", private=False)
+    with pytest.raises(OSError, match="exists and is public; say --private false"):
         distill_dataset.main(arguments(data, tmp_path, push_to_hub="org/corpus"), backends())
     assert not (tmp_path / "work").exists()
 
