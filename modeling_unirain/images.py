@@ -375,7 +375,7 @@ def _check_size(path: Path, width: int, height: int, max_pixels: float) -> None:
     if width * height > max_pixels:
         raise ImageError(
             f"{path} has {width} x {height} pixels, more than the limit of {max_pixels / 1e6:g} megapixels that guards "
-            "against decompression bombs: raise the limit if you trust the file."
+            "against decompression bombs: scale it down, or raise the limit if you trust the file."
         )
 
 
