@@ -94,7 +94,9 @@ def _read_row(location: ImageLocation) -> bytes:
     cell = cells[location.row - int(starts[group])].as_py()
     data = cell.get("bytes") if isinstance(cell, dict) else cell
     if not data:
-        raise OSError(f"row {location.row} of {location.path} holds no picture in column '{location.part}'")
+        named = isinstance(cell, dict) and cell.get("path")  # `datasets` does not put files into Parquet unless told
+        rest = f", only the name of {Path(named).name}" if named else ""
+        raise OSError(f"row {location.row} of {location.path} holds no picture in column '{location.part}'{rest}")
     return data
 
 

@@ -119,6 +119,14 @@ def test_pictures_of_parquet_come_with_their_bytes_and_type(tmp_path):
         assert read_bytes(pair.input) == as_png(rained(scene(i), i))["bytes"]
 
 
+def test_a_row_that_only_names_its_picture_says_so(tmp_path):
+    named = {"bytes": None, "path": "/data/pictures/001.png"}
+    pq.write_table(pa.Table.from_pylist([{"input": named, "target": named}]), tmp_path / "pairs.parquet")
+    (pair,) = pairs(tmp_path / "pairs.parquet")
+    with pytest.raises(OSError, match="row 0 of .* holds no picture in column 'input', only the name of 001.png"):
+        read_bytes(pair.input)
+
+
 def test_threads_that_want_one_row_group_read_it_once(tmp_path, monkeypatch):
     dataset(8).to_parquet(str(tmp_path / "set.parquet"), batch_size=4)
     read, groups = pq.ParquetFile.read_row_group, []
