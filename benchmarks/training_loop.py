@@ -90,7 +90,7 @@ def main() -> None:
     rows["overhead"] = tuple(loop - bare for bare, loop in zip(*rows.values(), strict=True))
     print(
         f"\n{options.model}, {options.batch_size} x {options.patch_size} x {options.patch_size}, {accelerator.device.type}, "
-        f"{'bf16' if options.bf16 else 'fp32'}, {torch.get_num_threads()} threads, {options.steps} steps\n\n"
+        f"{'bf16' if accelerator.mixed_precision == 'bf16' else 'fp32'}, {torch.get_num_threads()} threads, {options.steps} steps\n\n"
         f"| what | median (ms) | minimum (ms) |\n| --- | --- | --- |"
     )
     for name, figures in rows.items():

@@ -21,6 +21,7 @@ from modeling_unirain.modeling_unirain import UniRainForImageDeraining
 
 from .arguments import Arguments, ModelArguments, TrainingArguments
 from .checkpoints import AVERAGE_FOLDER, Checkpoints
+from .precision import computes_in_bf16
 from .run_log import check_trackers
 
 
@@ -33,14 +34,17 @@ ARCHITECTURE = tuple(name for name in UniRainConfig.__annotations__ if name != "
 def build_accelerator(arguments: TrainingArguments) -> Accelerator:
     """Device, processes, precision and trackers; what the package logs is shown by the main process only.
 
+    bf16 is for devices that compute in it: recipes ask for it, and a CPU that only emulates it trains in float32, which is told.
+
     Raises:
         ValueError: a tracker's package is missing.
     """
     check_trackers(arguments.report_to)
+    on_cpu = arguments.cpu or not torch.accelerator.is_available()
+    is_emulated = arguments.mixed_precision == "bf16" and on_cpu and not computes_in_bf16("cpu")
     accelerator = Accelerator(
-        # Without being told, Accelerate ignores torchrun where there is no GPU: every process would train alone.
-        cpu=arguments.cpu or not torch.accelerator.is_available(),
-        mixed_precision=arguments.mixed_precision,
+        cpu=on_cpu,  # without being told, Accelerate ignores torchrun where there is no GPU: every process would train alone
+        mixed_precision="no" if is_emulated else arguments.mixed_precision,
         log_with=arguments.report_to or None,
         project_config=ProjectConfiguration(logging_dir=arguments.output_dir / "tensorboard"),
         # An expert that no image of the batch chose has no gradient.
@@ -48,6 +52,10 @@ def build_accelerator(arguments: TrainingArguments) -> Accelerator:
     )
     if not accelerator.is_main_process:
         logging.getLogger("modeling_unirain").setLevel(logging.ERROR)
+    if is_emulated:
+        logger.warning(
+            "This CPU has no instructions for bf16, which would take several times as long: training in float32."
+        )
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if launched not in ("no", arguments.mixed_precision):
         logger.warning(

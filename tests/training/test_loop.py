@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import platform
 import resource
 import shutil
 import signal
@@ -115,9 +116,12 @@ def test_phases_change_patch_and_batch(tmp_path):
     assert seen == [(4, 3, 16, 16)] * 2 + [(2, 3, 32, 32)] * 3
 
 
-def test_bf16_trains(tmp_path):
+def test_bf16_trains_and_is_float32_on_a_cpu_that_would_emulate_it(tmp_path, caplog):
     main(tiny_arguments(tmp_path, "--mixed_precision", "bf16", max_steps=4))
     assert all(torch.tensor(list(losses(tmp_path / "run").values())).isfinite())
+    flags = Path("/proc/cpuinfo")
+    if flags.is_file() and platform.machine() == "x86_64":
+        assert ("training in float32" in caplog.text) == ("avx512bw" not in flags.read_text())
 
 
 def test_the_loss_asked_for_is_trained_on(tmp_path):
