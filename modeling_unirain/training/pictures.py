@@ -129,10 +129,15 @@ class PictureStore:
         return {number: result for number, result in zip(numbers, results, strict=True) if isinstance(result, str)}
 
     def _in_threads(self, task, numbers: Sequence[int], title: str) -> list:
+        # Every process of a launcher looks at them all: one bar will do.
+        is_first_process = os.environ.get("RANK", "0") == "0"
         with ThreadPoolExecutor(os.cpu_count()) as threads:
             blocks = (numbers[start : start + BLOCK] for start in range(0, len(numbers), BLOCK))
             results = chain.from_iterable(threads.map(task, block) for block in blocks)
-            return list(tqdm(results, title, len(numbers), unit="picture", delay=2, leave=False))
+            bar = tqdm(
+                results, title, len(numbers), unit="picture", delay=2, leave=False, disable=not is_first_process
+            )
+            return list(bar)
 
     def kept(self) -> int:
         """Bytes of decoded pictures in the cache."""
