@@ -444,9 +444,8 @@ def routing_windows(height: int, width: int, side: int, divisor: int) -> list[Ro
     overlap = math.ceil(2 * ROUTE_MARGIN / divisor) * divisor
     rows, columns = (_with_cores(tile_spans(length, window, overlap, divisor), divisor) for length in (height, width))
     pixels = max(LEAST_ROUTE_PIXELS, min(ROUTE_PIXELS, ROUTE_TILES * side * side))
-    most = max(
-        4, pixels // _window_pixels(rows[0][0], columns[0][0], divisor)
-    )  # four, so that one spot does not decide
+    # Four at least, so that one spot does not decide.
+    most = max(4, pixels // _window_pixels(rows[0][0], columns[0][0], divisor))
     if len(rows) * len(columns) > most:
         down = max(1, min(round(len(rows) * math.sqrt(most / (len(rows) * len(columns)))), most))
         rows, columns = _evenly(rows, down), _evenly(columns, min(len(columns), most // down))

@@ -524,9 +524,8 @@ def launch(page: gr.Blocks, host: str | None, port: int | None, **options):
         server_name=host,
         server_port=port,
         max_file_size=MAX_FILE_SIZE,
-        theme=gr.themes.Soft(
-            font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
-        ),  # no web fonts
+        # no web fonts
+        theme=gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
         head=f"<style>{CSS}</style><script>{script}</script>",
         ssr_mode=False,
         show_error=False,

@@ -29,15 +29,11 @@ STREAK_STYLES = {
     "driving": (0.05, (38.0, 21.0)),  # NiteDR, Shi et al.: thin, long, faint; mean input 26 to 29
     "physical": (0.08, (36.0, 16.0)),  # particles at several depths with Marshall-Palmer sizes, and haze
     "rods": (0.04, (34.0, 18.0)),  # CARLARain: short opaque rods of one width; mean input 24 to 28
-    "fog": (
-        0.09,
-        (38.0, 22.0),
-    ),  # Outdoor-Rain, Li et al., CVPR 2019; RainCityscapes, Hu et al., CVPR 2019: streaks in thick airlight
+    # Outdoor-Rain, Li et al., CVPR 2019; RainCityscapes, Hu et al., CVPR 2019: streaks in thick airlight
+    "fog": (0.09, (38.0, 22.0)),
     "wild": (0.10, (34.0, 11.0)),  # any mixture, for rain that no one foresaw
-    "graded": (
-        0.0,
-        (31.0, 13.0),
-    ),  # Rain800's darkened third: a tone curve over all, which comes on top. Only where asked for
+    # Rain800's darkened third: a tone curve over all, which comes on top. Only where asked for
+    "graded": (0.0, (31.0, 13.0)),
 }
 PHOTOSHOP_BLENDS = {
     "photoshop": {"screen": 0.3, "add": 0.15, "alpha": 0.15, "soft light": 0.4},
