@@ -43,9 +43,9 @@ from gradio.events import Dependency
 from PIL import Image
 
 from modeling_unirain import load_derainer
-from modeling_unirain.derainer import of_some
 from modeling_unirain.images import EXTENSIONS, ImageError, Picture, open_image, save_image
 from modeling_unirain.metrics import compare_pictures
+from modeling_unirain.pipeline_unirain import of_some
 from modeling_unirain.rain import MIN_SIDE, render_rain
 from modeling_unirain.types import RainType
 
