@@ -250,10 +250,10 @@ def _draw_layers(
     decibel = faint + (heavy - faint) * severity + rng.normal(0, 1.0) + 200 * max(0.0, 0.1 - severity)
     layers: list[StreakLayer] = []
 
-    def line(share: float, **settings) -> None:
-        coverage = settings["coverage"] * (0.4 + 0.6 * severity)
-        gain = _gain(decibel, share, coverage * 0.5, settings["blend"])
-        layers.append(StreakLayer(**{"kind": "line", **settings, "coverage": coverage, "gain": gain, **shared}))
+    def line(share: float, coverage: float, blend: str, **settings) -> None:
+        coverage *= 0.4 + 0.6 * severity
+        gain = _gain(decibel, share, coverage * 0.5, blend)
+        layers.append(StreakLayer("line", coverage=coverage, gain=gain, blend=blend, **settings, **shared))
 
     if style == "sharp":
         line(
