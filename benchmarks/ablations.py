@@ -176,9 +176,8 @@ def main() -> None:
     disable_progress_bar()
 
     results: dict[str, list[list[Round]]] = {}
-    for seed in range(
-        options.seeds
-    ):  # all variants of one seed first: a stopped benchmark still compares like with like
+    # All variants of one seed first: a stopped benchmark still compares like with like.
+    for seed in range(options.seeds):
         for number, (name, variant) in enumerate(variants().items()):
             if options.only and name not in options.only:
                 continue

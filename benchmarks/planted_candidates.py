@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from modeling_unirain.images import read_rgb
 from modeling_unirain.rain import render_rain
+from modeling_unirain.types import RainType
 
 
 DEFECTS = {"tuning": TUNING, "final": FINAL}
@@ -96,21 +97,28 @@ def stored_pairs(corpus: Path, name: str, split: str | None) -> Iterator[NamedPa
 
 
 def _rendered_pairs(corpus: Path, split: str, count: int) -> Iterator[NamedPair]:
-    """Rain of the four types, a quarter each, over photographs in a fixed order; a photograph may serve several seeds."""
-    for number, rain_type in enumerate(("DRS", "DRD", "NRS", "NRD")):
-        light = "night" if rain_type.startswith("N") else "day"
-        files = [
-            path for name in BACKGROUNDS[split][light] for path in sorted((corpus / "clean" / light / name).iterdir())
-        ]
-        files.sort(key=lambda path: zlib.crc32(f"{SALT[split]}{rain_type} {path.parent.name} {path.name}".encode()))
+    """Rain of the four types, a quarter each."""
+    for number, rain_type in enumerate(RainType):
         share = count // 4 + (number < count % 4)
-        for turn in tqdm(range(share), desc=f"{split}: rendering {rain_type}"):
-            path = files[turn % len(files)]
-            seed = zlib.crc32(f"{SALT[split]}{rain_type} {path.name} {turn}".encode())
-            severity = float(np.random.default_rng(seed).uniform(*SEVERITY))
-            pair = render_rain(cropped(read_rgb(path)), rain_type, seed, severity=severity)
-            images = ((image * 255 + 0.5).astype(np.uint8) for image in (pair.rainy, pair.clean))
+        rendered = rendered_over(corpus, split, rain_type, share, SALT[split])
+        for turn, (path, *images) in enumerate(tqdm(rendered, f"{split}: rendering {rain_type}", share)):
             yield f"rendered{rain_type.lower()}-{path.parent.name}-{path.stem}-{turn}", rain_type, *images
+
+
+def rendered_over(
+    corpus: Path, split: str, rain_type: str, count: int, salt: str
+) -> Iterator[tuple[Path, np.ndarray, np.ndarray]]:
+    """Photograph, rainy image, clean image, the photographs of the half in a fixed order; one may serve several seeds."""
+    light = "night" if rain_type.startswith("N") else "day"
+    folders = [corpus / "clean" / light / name for name in BACKGROUNDS[split][light]]
+    files = [path for folder in folders for path in sorted(folder.iterdir())]
+    files.sort(key=lambda path: zlib.crc32(f"{salt}{rain_type} {path.parent.name} {path.name}".encode()))
+    for turn in range(count):
+        path = files[turn % len(files)]
+        seed = zlib.crc32(f"{salt}{rain_type} {path.name} {turn}".encode())
+        severity = float(np.random.default_rng(seed).uniform(*SEVERITY))
+        pair = render_rain(cropped(read_rgb(path)), rain_type, seed, severity=severity)
+        yield path, *((image * 255 + 0.5).astype(np.uint8) for image in (pair.rainy, pair.clean))
 
 
 def cropped(image: np.ndarray) -> np.ndarray:

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from planted_candidates import BACKGROUNDS, HALVED_SETS, SEVERITY, cropped, drawn_pairs, stored_pairs
+from planted_candidates import HALVED_SETS, drawn_pairs, rendered_over, stored_pairs
 from tqdm import tqdm
 
 from modeling_unirain.distillation.backends import LOCAL_JUDGES
@@ -32,7 +32,7 @@ from modeling_unirain.distillation.protocols import JudgeCase, RetrievedReferenc
 from modeling_unirain.distillation.rain_seen import RainSeen
 from modeling_unirain.distillation.sound_pairs import fitted, save
 from modeling_unirain.images import pictures_below, read_rgb
-from modeling_unirain.rain import render_rain
+from modeling_unirain.types import RainType
 
 
 PLAIN_PAIRS = 310
@@ -59,18 +59,9 @@ def more_pairs(corpus: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
             size = (round(rainy.shape[1] * factor), round(rainy.shape[0] * factor))
             if min(size) >= 160:
                 yield name, *(_reduced(image[:, ::-1], size) for image in (rainy, target))
-    for rain_type in ("DRS", "DRD", "NRS", "NRD"):
-        light = "night" if rain_type.startswith("N") else "day"
-        files = [
-            p for name in BACKGROUNDS["tuning"][light] for p in sorted((corpus / "clean" / light / name).iterdir())
-        ]
-        files.sort(key=lambda path: zlib.crc32(f"more {rain_type} {path.parent.name} {path.name}".encode()))
-        for turn in range(RENDERED_PER_TYPE):
-            path = files[turn % len(files)]
-            seed = zlib.crc32(f"more {rain_type} {path.name} {turn}".encode())
-            severity = float(np.random.default_rng(seed).uniform(*SEVERITY))
-            pair = render_rain(cropped(read_rgb(path)), rain_type, seed, severity=severity)
-            yield path.stem, *((image * 255 + 0.5).astype(np.uint8) for image in (pair.rainy, pair.clean))
+    for rain_type in RainType:
+        for path, *images in rendered_over(corpus, "tuning", rain_type, RENDERED_PER_TYPE, "more "):
+            yield path.stem, *images
 
 
 def measured(corpus: Path, file: Path) -> dict[str, np.ndarray]:

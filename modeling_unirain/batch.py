@@ -285,8 +285,8 @@ class Run:
             if len(batch) > 1:  # one of them need not spoil the others
                 for one in batch:
                     yield from self.derain([one], bar)
-            for job, _ in batch if len(batch) == 1 else []:
-                self.report(ImageError(f"{job.source} could not be derained: {error}"))
+            else:
+                self.report(ImageError(f"{batch[0][0].source} could not be derained: {error}"))
             return
         for (job, picture), (derained, _) in zip(batch, results, strict=True):
             yield job, picture, derained

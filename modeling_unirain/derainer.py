@@ -13,7 +13,7 @@ from .images import Picture, open_image
 from .loading import load_model
 from .messages import first_line
 from .modeling_unirain import UniRainForImageDeraining
-from .pipeline_unirain import Progress, UniRainPipeline
+from .pipeline_unirain import Progress, UniRainPipeline, by_size, of_some
 
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -90,15 +90,11 @@ class Derainer:
         self, pictures: Sequence[Picture], on_progress: Progress | None = None, **options
     ) -> list[tuple[Picture, list[list[float]]]]:
         """`restore` for several: pictures of one size and depth share a forward pass."""
-        groups: dict[tuple, list[int]] = {}
-        for index, picture in enumerate(pictures):
-            groups.setdefault((picture.size, picture.pixels.dtype), []).append(index)
+        rgb = [picture.rgb for picture in pictures]
         results: dict[int, tuple[Picture, list[list[float]]]] = {}
-        for indices in groups.values():
+        for indices in by_size(rgb):
             progress = on_progress and of_some(on_progress, len(results), len(indices), len(pictures))
-            images, routes = self.pipeline.restore(
-                [pictures[index].rgb for index in indices], on_progress=progress, **options
-            )
+            images, routes = self.pipeline.restore([rgb[index] for index in indices], on_progress=progress, **options)
             for index, image, route in zip(indices, images, routes, strict=True):
                 results[index] = pictures[index].with_rgb(image), route.tolist()
         return [results[index] for index in range(len(pictures))]
@@ -155,11 +151,6 @@ def _works(device: str | torch.device) -> str | None:
     except (RuntimeError, AssertionError, ImportError) as error:  # torch's own, differing by device
         return first_line(error)
     return None
-
-
-def of_some(on_progress: Progress, before: int, count: int, total: int) -> Progress:
-    """What tells of the work on `count` pictures of `total`, when `before` are done."""
-    return lambda done, work: on_progress(before * work + count * done, total * work)
 
 
 def _picture(image) -> Picture:

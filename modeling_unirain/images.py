@@ -70,16 +70,8 @@ _PNG_COLOUR_CHUNKS = (b"cHRM", b"gAMA", b"sRGB", b"cICP", b"mDCV", b"cLLI")
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _EXIF_PREFIX = b"Exif\x00\x00"
 _DESCRIPTIVE_TAGS = {
-    *(
-        270,
-        271,
-        272,
-        305,
-        306,
-        315,
-        316,
-        33432,
-    ),  # description, make, model, software, date, artist, computer, copyright
+    # description, make, model, software, date, artist, computer, copyright
+    *(270, 271, 272, 305, 306, 315, 316, 33432),
     *range(40091, 40096),  # title, comment, author, keywords and subject, as Windows writes them
 }
 """IFD0 tags that describe the photograph; the others describe how a TIFF stores it and must not be carried over."""

@@ -190,6 +190,11 @@ class UniRainRouter(nn.Module):
             pooled = pooled + self.noise_std * torch.randn_like(pooled)
         return self.project(pooled).softmax(dim=-1, dtype=torch.float32)  # under autocast the logits are bfloat16
 
+    def route(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        """The weights to apply and the probabilities, both `(batch, experts)`."""
+        probabilities = self(pooled)
+        return self.select(probabilities), probabilities
+
     def select(self, probabilities: Tensor) -> Tensor:
         """The weights to apply: here all of them."""
         return probabilities
@@ -220,11 +225,6 @@ class UniRainSoftMoE(nn.Module):
         self.router = UniRainRouter(hidden_size, config.num_experts, config.router_noise_std)
         self.experts = nn.ModuleList(UniRainExpert(hidden_size, expansion, kind) for kind in config.expert_types)
 
-    def route(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
-        """The weights to apply and the router's probabilities, both `(batch, experts)`; here they are the same."""
-        probabilities = self.router(pooled)
-        return self.router.select(probabilities), probabilities
-
     def forward(self, hidden_states: Tensor, weights: Tensor) -> Tensor:
         weights = weights.to(hidden_states.dtype)[:, :, None, None, None]
         return sum(weights[:, i] * expert(hidden_states) for i, expert in enumerate(self.experts))
@@ -239,11 +239,6 @@ class UniRainHardMoE(nn.Module):
             hidden_size, config.num_experts, config.router_noise_std, config.num_experts_per_tok
         )
         self.experts = nn.ModuleList(UniRainExpert(hidden_size, expansion, kind) for kind in config.expert_types)
-
-    def route(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
-        """The weights to apply and the router's probabilities, both `(batch, experts)`."""
-        probabilities = self.router(pooled)
-        return self.router.select(probabilities), probabilities
 
     def forward(self, hidden_states: Tensor, weights: Tensor) -> Tensor:
         output = torch.zeros_like(hidden_states)
@@ -317,7 +312,7 @@ class UniRainMoEBlock(GradientCheckpointingLayer):
         if average is None:
             average = global_average(expert_input)
         if weights is None:
-            weights, probabilities = self.moe.route(average)
+            weights, probabilities = self.moe.router.route(average)
         return hidden_states + self.run_experts(expert_input, average, weights), average, weights, probabilities
 
     def mix(self, hidden_states: Tensor) -> Tensor:
@@ -578,7 +573,7 @@ class UniRainForImageDeraining(UniRainPreTrainedModel):
                     on_router()
                 if len(averages) == self.config.num_routers:
                     return  # nobody asks what the last experts make of it
-                weights, _ = block.moe.route(average)
+                weights, _ = block.moe.router.route(average)
                 for index, hidden_states in enumerate(states):
                     states[index] = hidden_states + block.run_experts(block.moe_norm(hidden_states), average, weights)
 

@@ -204,7 +204,7 @@ class UniRainPipeline(Pipeline):
         images = model_inputs["image"]
         images = images if isinstance(images, list) else [images]
         results: dict[int, np.ndarray] = {}
-        for indices in _by_size([image.rgb for image in images]):
+        for indices in by_size([image.rgb for image in images]):
             derained, _ = self.restore([images[index].rgb for index in indices], **options)
             results.update(zip(indices, derained, strict=True))
         return {"image": [replace(image, rgb=results[index]) for index, image in enumerate(images)]}
@@ -242,7 +242,7 @@ class UniRainPipeline(Pipeline):
         options = (tile, overlap, memory_budget)
         if not self_ensemble:
             return self._restore(images, *options, on_progress)
-        first, second = (None, None) if on_progress is None else _in_two_parts(on_progress)
+        first, second = (on_progress and of_some(on_progress, half, 1, 2) for half in range(2))
         results, routes = self._restore(images, *options, first)
         mirrored, _ = self._restore([np.ascontiguousarray(image[:, ::-1]) for image in images], *options, second)
         for image, other in zip(results, mirrored, strict=True):
@@ -444,9 +444,8 @@ def routing_windows(height: int, width: int, side: int, divisor: int) -> list[Ro
     overlap = math.ceil(2 * ROUTE_MARGIN / divisor) * divisor
     rows, columns = (_with_cores(tile_spans(length, window, overlap, divisor), divisor) for length in (height, width))
     pixels = max(LEAST_ROUTE_PIXELS, min(ROUTE_PIXELS, ROUTE_TILES * side * side))
-    most = max(
-        4, pixels // _window_pixels(rows[0][0], columns[0][0], divisor)
-    )  # four, so that one spot does not decide
+    # Four at least, so that one spot does not decide.
+    most = max(4, pixels // _window_pixels(rows[0][0], columns[0][0], divisor))
     if len(rows) * len(columns) > most:
         down = max(1, min(round(len(rows) * math.sqrt(most / (len(rows) * len(columns)))), most))
         rows, columns = _evenly(rows, down), _evenly(columns, min(len(columns), most // down))
@@ -479,12 +478,17 @@ def _with_cores(spans: list[slice], divisor: int) -> list[tuple[slice, slice]]:
     ]
 
 
-def _by_size(images: list[np.ndarray]) -> list[list[int]]:
+def by_size(images: list[np.ndarray]) -> list[list[int]]:
     """Indices of the images that can share a forward pass."""
     groups: dict[tuple, list[int]] = {}
     for index, image in enumerate(images):
         groups.setdefault((image.shape, image.dtype), []).append(index)
     return list(groups.values())
+
+
+def of_some(on_progress: Progress, before: int, count: int, total: int) -> Progress:
+    """What tells of the work on `count` images of `total`, when `before` are done."""
+    return lambda done, work: on_progress(before * work + count * done, total * work)
 
 
 def _as_type(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
@@ -501,11 +505,6 @@ def _average_into(image: np.ndarray, other: np.ndarray) -> None:
             row[:] = (row + other_row) / 2
         else:
             row[:] = (row.astype(np.uint32) + other_row + 1) // 2
-
-
-def _in_two_parts(on_progress: Progress) -> tuple[Progress, Progress]:
-    """What tells of the first half of the work, and of the second."""
-    return lambda done, total: on_progress(done, 2 * total), lambda done, total: on_progress(total + done, 2 * total)
 
 
 def _luma(rgb: np.ndarray) -> np.ndarray:

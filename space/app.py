@@ -43,9 +43,9 @@ from gradio.events import Dependency
 from PIL import Image
 
 from modeling_unirain import load_derainer
-from modeling_unirain.derainer import of_some
 from modeling_unirain.images import EXTENSIONS, ImageError, Picture, open_image, save_image
 from modeling_unirain.metrics import compare_pictures
+from modeling_unirain.pipeline_unirain import of_some
 from modeling_unirain.rain import MIN_SIDE, render_rain
 from modeling_unirain.types import RainType
 
@@ -524,9 +524,8 @@ def launch(page: gr.Blocks, host: str | None, port: int | None, **options):
         server_name=host,
         server_port=port,
         max_file_size=MAX_FILE_SIZE,
-        theme=gr.themes.Soft(
-            font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
-        ),  # no web fonts
+        # no web fonts
+        theme=gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
         head=f"<style>{CSS}</style><script>{script}</script>",
         ssr_mode=False,
         show_error=False,

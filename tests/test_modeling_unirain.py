@@ -82,7 +82,7 @@ def test_soft_block_is_the_weighted_sum_of_all_experts():
     config = UniRainConfig.from_name("unirain-tiny")
     moe = UniRainSoftMoE(config, 8, 1.0).eval()
     features = torch.randn(3, 8, 16, 16)
-    weights, _ = moe.route(global_average(features))
+    weights, _ = moe.router.route(global_average(features))
     logits = features.double().mean((2, 3)) @ moe.router.project.weight.double().T + moe.router.project.bias.double()
     expected_weights = torch.exp(logits) / torch.exp(logits).sum(1, keepdim=True)
     expected = sum(expected_weights[:, i, None, None, None] * moe.experts[i](features) for i in range(3))
@@ -96,7 +96,7 @@ def test_hard_block_with_every_expert_equals_the_dense_sum():
     config = UniRainConfig.from_name("unirain-tiny", num_experts_per_tok=3)
     moe = UniRainHardMoE(config, 8, 1.0).eval()
     features = torch.randn(4, 8, 16, 16)
-    weights, probabilities = moe.route(global_average(features))
+    weights, probabilities = moe.router.route(global_average(features))
     dense = sum(probabilities[:, i, None, None, None] * moe.experts[i](features) for i in range(3))
     torch.testing.assert_close(moe(features, weights), dense)
 
@@ -104,7 +104,7 @@ def test_hard_block_with_every_expert_equals_the_dense_sum():
 def test_hard_router_keeps_the_largest_weight_and_its_value():
     config = UniRainConfig.from_name("unirain-tiny")
     moe = UniRainHardMoE(config, 8, 1.0).eval()
-    weights, probabilities = moe.route(global_average(torch.randn(5, 8, 8, 8)))
+    weights, probabilities = moe.router.route(global_average(torch.randn(5, 8, 8, 8)))
     assert (weights > 0).sum(1).tolist() == [1] * 5
     torch.testing.assert_close(weights.amax(1), probabilities.amax(1))
     assert torch.equal(weights.argmax(1), probabilities.argmax(1))

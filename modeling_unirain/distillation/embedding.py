@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from PIL import Image
 from transformers import AutoModel, AutoTokenizer
 
-from modeling_unirain.checkpoint_unirain import resolve_checkpoint
 from modeling_unirain.distillation.local_judges import photograph_statistics
 from modeling_unirain.distillation.measurements import rain_attributes, working_crop
 from modeling_unirain.distillation.pretrained import Pretrained, slug
@@ -97,7 +96,7 @@ class RainFeatureEmbedder(ImageEmbedder):
     whole cosine.
 
     Args:
-        checkpoint (`str` or `Path`): a model folder or one of our names; by default the weights that the local judges ask.
+        checkpoint (`str` or `Path`): a model folder; by default the weights that the local judges ask.
         device (`str`, *optional*): where it runs; the CPU by default.
     """
 
@@ -123,7 +122,7 @@ class RainFeatureEmbedder(ImageEmbedder):
     }
 
     def __init__(self, checkpoint: str | Path = WEIGHTS, device: str | None = None):
-        self.checkpoint = Path(resolve_checkpoint(checkpoint))
+        self.checkpoint = Path(checkpoint)
         self.device = device or "cpu"
         self._model = None
 
@@ -155,7 +154,7 @@ class RainFeatureEmbedder(ImageEmbedder):
 
     def _encoded(self, crop: torch.Tensor) -> torch.Tensor:
         if self._model is None:
-            self._model = load_model(str(self.checkpoint)).to(self.device).eval()
+            self._model = load_model(self.checkpoint).to(self.device).eval()
         pixels = network_input(crop[None], self._model.config.size_divisor)
         features = self._model.get_image_features(pixels.to(self.device))[0].float().cpu()
         return F.normalize(features.sign() * features.abs().log1p(), dim=0)

@@ -25,7 +25,7 @@ SMALL_BLOCK = 16
 LINE_TAPS = 11
 LINE_LENGTH = 15
 """Pixels a line filter averages over: shorter than most streaks, longer than most texture."""
-SPECTRAL_BANDS = ((0.03, 0.06), (0.06, 0.125), (0.125, 0.25), (0.25, 0.35), (0.35, 0.5))
+SPECTRAL_BANDS = ((0.06, 0.125), (0.125, 0.25), (0.25, 0.35), (0.35, 0.5))
 """Radial frequencies in cycles per pixel; 0.5 is Nyquist's."""
 NOISE_FLOOR = 0.02
 """Added to spectral power, in squared grey levels: below what rounding to 8 bits adds (1 / 12)."""
@@ -106,7 +106,7 @@ def power_spectrum(image: Tensor) -> list[float]:
 
 def spectral_slopes(image: Tensor) -> tuple[float, float, float]:
     """log10 of the power of the three finest bands, each over the band below it: low where fine detail is missing."""
-    _, low, middle, high, highest = (math.log10(power + NOISE_FLOOR) for power in power_spectrum(image))
+    low, middle, high, highest = (math.log10(power + NOISE_FLOOR) for power in power_spectrum(image))
     return middle - low, high - middle, highest - high
 
 

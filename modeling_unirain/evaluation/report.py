@@ -5,7 +5,7 @@ import io
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 
@@ -93,8 +93,7 @@ class EvaluationReport:
         types = self.types(paired)
         if not types:
             raise ValueError(f"no picture {'with' if paired else 'without'} a clean twin was measured")
-        average = _mean("all", "mean over types", types)
-        return Mean(average.dataset, average.rain_type, len(self.part(paired)), average.input, average.output)
+        return replace(_mean("all", "mean over types", types), images=len(self.part(paired)))
 
     def to_markdown(self) -> str:
         """Tables of input -> output (gain): one for pictures with a clean twin, one for those without."""

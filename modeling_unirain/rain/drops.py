@@ -130,9 +130,8 @@ def _seen_scene(scene: np.ndarray, drops: Drops, night: bool, scale: float, rng:
     factor = size / max(height, width)
     rows, columns = max(4, round(height * factor)), max(4, round(width * factor))
     seen = np.clip(resize(scene, rows, columns, Image.Resampling.BOX), 0, 1)
-    if (
-        night
-    ):  # lamps are clipped in the photograph but not in what a drop gathers, and some of them are beyond its frame
+    if night:
+        # Lamps are clipped in the photograph but not in what a drop gathers, and some of them are beyond its frame.
         seen = seen * (1 + 2.5 * luminance(seen)[..., None] ** 2)
         y, x = np.mgrid[0:rows, 0:columns].astype(np.float32)
         for _ in range(drops.lamps):

@@ -29,15 +29,11 @@ STREAK_STYLES = {
     "driving": (0.05, (38.0, 21.0)),  # NiteDR, Shi et al.: thin, long, faint; mean input 26 to 29
     "physical": (0.08, (36.0, 16.0)),  # particles at several depths with Marshall-Palmer sizes, and haze
     "rods": (0.04, (34.0, 18.0)),  # CARLARain: short opaque rods of one width; mean input 24 to 28
-    "fog": (
-        0.09,
-        (38.0, 22.0),
-    ),  # Outdoor-Rain, Li et al., CVPR 2019; RainCityscapes, Hu et al., CVPR 2019: streaks in thick airlight
+    # Outdoor-Rain, Li et al., CVPR 2019; RainCityscapes, Hu et al., CVPR 2019: streaks in thick airlight
+    "fog": (0.09, (38.0, 22.0)),
     "wild": (0.10, (34.0, 11.0)),  # any mixture, for rain that no one foresaw
-    "graded": (
-        0.0,
-        (31.0, 13.0),
-    ),  # Rain800's darkened third: a tone curve over all, which comes on top. Only where asked for
+    # Rain800's darkened third: a tone curve over all, which comes on top. Only where asked for
+    "graded": (0.0, (31.0, 13.0)),
 }
 PHOTOSHOP_BLENDS = {
     "photoshop": {"screen": 0.3, "add": 0.15, "alpha": 0.15, "soft light": 0.4},
@@ -254,10 +250,10 @@ def _draw_layers(
     decibel = faint + (heavy - faint) * severity + rng.normal(0, 1.0) + 200 * max(0.0, 0.1 - severity)
     layers: list[StreakLayer] = []
 
-    def line(share: float, **settings) -> None:
-        coverage = settings["coverage"] * (0.4 + 0.6 * severity)
-        gain = _gain(decibel, share, coverage * 0.5, settings["blend"])
-        layers.append(StreakLayer(**{"kind": "line", **settings, "coverage": coverage, "gain": gain, **shared}))
+    def line(share: float, coverage: float, blend: str, **settings) -> None:
+        coverage *= 0.4 + 0.6 * severity
+        gain = _gain(decibel, share, coverage * 0.5, blend)
+        layers.append(StreakLayer("line", coverage=coverage, gain=gain, blend=blend, **settings, **shared))
 
     if style == "sharp":
         line(

@@ -12,14 +12,13 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from ..corpora import read_stored
 from ..images import read_rgb, rgb_of
 
 
-ORIENTATION = 0x0112  # EXIF
 BLOCK = 4096
 """Pictures that wait in line for a thread at a time, 2 kB each."""
 
@@ -193,7 +192,7 @@ class PictureStore:
         try:
             with Image.open(picture if isinstance(picture, Path) else picture.open()) as image:
                 tagged = image.format != "PNG" or "exif" in image.info  # without, Pillow searches a PNG to its end
-                turned = tagged and image.getexif().get(ORIENTATION, 1) >= 5  # those that swap the sides
+                turned = tagged and image.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # those that swap the sides
                 return image.size if turned else image.size[::-1]
         except Exception:  # broken, or a kind that `read_rgb` knows and Pillow does not
             return self._decoded_size(number)

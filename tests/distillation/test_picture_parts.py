@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import skimage.data
 import torch
 
 from modeling_unirain.distillation.layer_shape import layer_channels, layer_drawn, layer_repeats, layer_spectrum
@@ -24,22 +23,6 @@ from modeling_unirain.distillation.picture_parts import (
 ALL = (layer_channels, layer_drawn, layer_repeats, layer_spectrum, parts_colour_directions, parts_coloured)
 ALL += (parts_constant, parts_contrasted, parts_gained, parts_lit, parts_moved, parts_noise, parts_of_squares)
 ALL += (parts_rained_on,)
-
-
-@pytest.fixture(scope="module")
-def scene():
-    return torch.from_numpy(skimage.data.astronaut()[100:356, 80:336].transpose(2, 0, 1).astype(np.float32))
-
-
-@pytest.fixture(scope="module")
-def streaks():
-    drops = (torch.rand(256, 256, generator=torch.Generator().manual_seed(0)) > 0.997).float() * 120
-    return torch.stack([drops.roll((k, k // 4), (0, 1)) for k in range(16)]).amax(0)
-
-
-@pytest.fixture(scope="module")
-def rainy(scene, streaks):
-    return (scene + streaks).clamp(max=255)
 
 
 def test_a_tile_that_lies_elsewhere_is_found(scene, rainy):

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import skimage.data
 import torch
 
 from modeling_unirain.distillation.measurements import box_blur
@@ -23,19 +22,6 @@ from modeling_unirain.distillation.rain_physics import (
 
 ALL = (amount_removed, constants, detail_change, edges_shared, fine_colours, light_added, scene_in_layer)
 ALL += (scene_transfer, structure_shared, tone, veil)
-
-
-@pytest.fixture(scope="module")
-def scene():
-    return torch.from_numpy(skimage.data.astronaut()[100:356, 80:336].transpose(2, 0, 1).astype(np.float32))
-
-
-@pytest.fixture(scope="module")
-def rainy(scene):
-    """Grey bright streaks over the scene."""
-    drops = (torch.rand(256, 256, generator=torch.Generator().manual_seed(0)) > 0.997).float() * 120
-    streaks = torch.stack([drops.roll((k, k // 4), (0, 1)) for k in range(16)]).amax(0)
-    return (scene + streaks).clamp(max=255)
 
 
 def test_the_transfer_kernel_is_the_pixel_under_rain_and_tells_movement_and_blur(scene, rainy):

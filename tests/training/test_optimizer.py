@@ -40,9 +40,8 @@ def test_matrices_move_as_torchs_muon_moves_them_and_vectors_as_adamw(layer):
     descend(flat, muon, torch.optim.AdamW(vectors, lr=1e-2, weight_decay=0.0))
 
     for part, ours in zip(flat, model, strict=True):
-        torch.testing.assert_close(
-            ours.weight.flatten(1), part.weight, rtol=0, atol=1e-3
-        )  # of steps of 0.05; bfloat16 within
+        # of steps of 0.05; bfloat16 within
+        torch.testing.assert_close(ours.weight.flatten(1), part.weight, rtol=0, atol=1e-3)
         torch.testing.assert_close(ours.bias, part.bias)
 
 
