@@ -110,7 +110,7 @@ def load_derainer(
         device (`str`, *optional*): `"cpu"`, `"cuda"`, `"mps"`, ...; the fastest that works by default.
         dtype (`str` or `torch.dtype`, *optional*): float32 by default, on every device: the image itself passes
             through the network, and bfloat16 keeps only 8 bits of it (56.9 dB from float32 on an example photograph, in
-            half the time on a CPU with avx512_bf16).
+            half the time on a CPU with avx512_bf16, in more than ten times as long on one with AVX2 alone).
 
     Raises:
         OSError: No such checkpoint, or the Hub cannot be reached.
