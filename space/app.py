@@ -307,10 +307,9 @@ def new_folder() -> Path:
     return Path(tempfile.mkdtemp(prefix=RESULTS, dir=cache))
 
 
-def delete_what_is_old(others: bool = True) -> None:
+def delete_what_is_old(cache: Path, others: bool = True) -> None:
     """Gradio deletes what it has shown; this also results that nobody was shown, since Cancel was faster, and, with `others`,
     the caches of servers that were killed, uploads and all."""
-    cache = Path(os.environ["GRADIO_TEMP_DIR"])
     with suppress(OSError):
         cache.mkdir(parents=True, exist_ok=True)
         os.utime(cache)
@@ -323,11 +322,11 @@ def delete_what_is_old(others: bool = True) -> None:
                 shutil.rmtree(folder)
 
 
-def keep_deleting() -> None:
+def keep_deleting(cache: Path) -> None:
     before = time.time()
     while True:
         # After the machine was suspended the other servers have not touched their caches either.
-        delete_what_is_old(others=time.time() - before < 2 * HEARTBEAT_SECONDS)
+        delete_what_is_old(cache, others=time.time() - before < 2 * HEARTBEAT_SECONDS)
         before = time.time()
         time.sleep(HEARTBEAT_SECONDS)
 
@@ -519,7 +518,7 @@ def caption_of(path: Path) -> str:
 
 def launch(page: gr.Blocks, host: str | None, port: int | None, **options):
     script = (HERE / "accessibility.js").read_text(encoding="utf-8")
-    threading.Thread(target=keep_deleting, daemon=True).start()
+    threading.Thread(target=keep_deleting, args=(Path(os.environ["GRADIO_TEMP_DIR"]),), daemon=True).start()
     return page.launch(
         server_name=host,
         server_port=port,

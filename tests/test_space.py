@@ -682,7 +682,7 @@ def test_results_that_nobody_was_shown_are_deleted_when_they_are_old(app, demo, 
     old, new = demo.restore(photograph).file, demo.restore(photograph).file
     hours_ago = time.time() - app["KEEP_SECONDS"] - 60
     os.utime(old.parent, (hours_ago, hours_ago))
-    app["delete_what_is_old"]()
+    app["delete_what_is_old"](old.parents[1])
     assert not old.parent.exists() and new.exists()
 
 
@@ -693,15 +693,15 @@ def test_what_a_killed_server_left_is_deleted_and_what_a_running_one_has_is_not(
         monkeypatch.setenv("GRADIO_TEMP_DIR", "")
         monkeypatch.delenv("GRADIO_TEMP_DIR")
         app = runpy.run_path(str(ROOT / "space" / "app.py"))
-        app["delete_what_is_old"]()
         caches.append(Path(os.environ["GRADIO_TEMP_DIR"]))
+        app["delete_what_is_old"](caches[-1])
         (caches[-1] / "deadbeef").mkdir()
         (caches[-1] / "deadbeef" / "private.jpg").touch()
     killed, running = caches
     long_ago = time.time() - 11 * app["HEARTBEAT_SECONDS"]
     for folder in (killed, running, running / "deadbeef"):
         os.utime(folder, (long_ago, long_ago))
-    app["delete_what_is_old"]()
+    app["delete_what_is_old"](running)
     assert not killed.exists() and (running / "deadbeef" / "private.jpg").exists()
 
 

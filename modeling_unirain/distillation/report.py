@@ -38,7 +38,7 @@ STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; color: #1b2126; margin: 0 auto; max-width: 1240px; padding: 24px; }
 h1 { font-size: 26px; margin: 0 0 4px; } h2 { font-size: 19px; margin: 36px 0 10px; } h3 { font-size: 15px; margin: 0 0 6px; }
 p.lead { color: var(--muted); margin: 0 0 16px; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+table { display: block; overflow-x: auto; border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: 4px 14px 4px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 td.number, th.number { text-align: right; }
 .bar { display: inline-block; height: 10px; background: var(--kept); border-radius: 2px; vertical-align: middle; }
