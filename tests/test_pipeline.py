@@ -439,7 +439,7 @@ for height, width in ((200, 300), (1000, 1000), (1700, 1800)):
     image = np.full((height, width, 3), 99, np.uint8)
     open("/proc/self/clear_refs", "w").write("5")
     before = memory("VmRSS")
-    pipe.restore([image], tile=160)
+    pipe.restore([image], tile=320)
     print(memory("VmHWM") - before - image.nbytes / 2**20)
 """
     result = run_limited(script, tiny_checkpoint)

@@ -115,34 +115,6 @@ def test_a_killed_run_resumes_bit_for_bit_with_one_process(tmp_path):
     assert weights(broken) == weights(whole)
 
 
-def test_a_killed_run_resumes_bit_for_bit_with_two_processes(tmp_path):
-    recipe = str(write_recipe(tmp_path, max_steps=8))
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    run(TWO, "--recipe", recipe, "--output_dir", str(whole))
-
-    process = start(TWO, "--recipe", recipe, "--output_dir", str(broken))
-    kill_at(process, broken, 7)
-    run(TWO, "--recipe", recipe, "--output_dir", str(broken), "--resume_from", "last")
-
-    assert list(losses(broken)) == list(range(1, 9))
-    assert losses(broken) == losses(whole)
-    assert weights(broken) == weights(whole)
-
-
-def test_two_processes_descend_the_loss_of_one(tmp_path):
-    """Without the routers' noise, which every process draws for itself, the split of a batch changes rounding only.
-
-    The balance of the routers is that of the whole batch too, and weighs as much as the rest here.
-    """
-    changes = {"max_steps": 3, "model_overrides": {"router_noise_std": 0.0}, "router_balance_coef": 0.1}
-    recipe = write_recipe(tmp_path, **changes)
-    one, two = tmp_path / "one", tmp_path / "two"
-    main(tiny_arguments(tmp_path, "--output_dir", str(one), **changes))
-    run(TWO, "--recipe", str(recipe), "--output_dir", str(two))
-    for name in ("loss", "grad_norm"):
-        assert logged(two, name) == pytest.approx(logged(one, name), rel=1e-3)
-
-
 WATCHED = """
 import gc
 import sys
@@ -164,12 +136,44 @@ main(parse_arguments(sys.argv[1:]))
 """
 
 
-def test_two_processes_let_go_of_their_network_before_their_group(tmp_path):
-    """Else they may wait for their own threads for ever (`Trainer._release`)."""
-    script = tmp_path / "watched.py"
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory) -> tuple[Path, str]:
+    """Eight steps in two processes that nobody disturbs: the folder of their recipe and their run, and what they said."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    script = folder / "watched.py"
     script.write_text(WATCHED)
-    output = run([*TORCHRUN, str(script)], "--recipe", str(write_recipe(tmp_path, max_steps=1, warmup_steps=0)))
-    assert output.count("networks held: 0") == 2, output
+    return folder, run([*TORCHRUN, str(script)], "--recipe", str(write_recipe(folder, max_steps=8)))
+
+
+def test_a_killed_run_resumes_bit_for_bit_with_two_processes(unbroken, tmp_path):
+    whole, broken = unbroken[0] / "run", tmp_path / "broken"
+    recipe = str(unbroken[0] / "recipe.yaml")
+    process = start(TWO, "--recipe", recipe, "--output_dir", str(broken))
+    kill_at(process, broken, 7)
+    run(TWO, "--recipe", recipe, "--output_dir", str(broken), "--resume_from", "last")
+
+    assert list(losses(broken)) == list(range(1, 9))
+    assert losses(broken) == losses(whole)
+    assert weights(broken) == weights(whole)
+
+
+def test_two_processes_let_go_of_their_network_before_their_group(unbroken):
+    """Else they may wait for their own threads for ever (`Trainer._release`)."""
+    assert unbroken[1].count("networks held: 0") == 2, unbroken[1]
+
+
+def test_two_processes_descend_the_loss_of_one(tmp_path):
+    """Without the routers' noise, which every process draws for itself, the split of a batch changes rounding only.
+
+    The balance of the routers is that of the whole batch too, and weighs as much as the rest here.
+    """
+    changes = {"max_steps": 3, "model_overrides": {"router_noise_std": 0.0}, "router_balance_coef": 0.1}
+    recipe = write_recipe(tmp_path, **changes)
+    one, two = tmp_path / "one", tmp_path / "two"
+    main(tiny_arguments(tmp_path, "--output_dir", str(one), **changes))
+    run(TWO, "--recipe", str(recipe), "--output_dir", str(two))
+    for name in ("loss", "grad_norm"):
+        assert logged(two, name) == pytest.approx(logged(one, name), rel=1e-3)
 
 
 def test_a_checkpoint_beyond_the_last_step_is_refused(tmp_path):
@@ -215,7 +219,7 @@ def test_a_data_worker_that_is_killed_ends_a_run_in_one_sentence_and_the_last_ch
 
 def test_a_second_ctrl_c_ends_a_run_at_once_in_one_sentence(tmp_path):
     # Patches of that size make a step long, so that the second comes while the first is waited with.
-    recipe = str(write_recipe(tmp_path, max_steps=10_000, validation_steps=10_000, patch_size=512))
+    recipe = str(write_recipe(tmp_path, max_steps=10_000, validation_steps=10_000, patch_size=256))
     process = start(ONE, "--recipe", recipe)
     log = tmp_path / "run" / "train_log.jsonl"
     while process.poll() is None and not (log.exists() and '"step": 1,' in log.read_text()):
