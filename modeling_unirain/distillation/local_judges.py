@@ -186,8 +186,8 @@ class MeasuringJudge(Judge):
 class RainSeeingJudge(MeasuringJudge):
     """A judge that also asks the network where it sees rain."""
 
-    def __init__(self) -> None:
-        self.rain_seen = RainSeen()
+    rain_seen = RainSeen()
+    """One for all of them: what it told one judge of a pair it knows when the next one asks."""
 
     @property
     def fingerprint(self) -> str:

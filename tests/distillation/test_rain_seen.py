@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import skimage.data
 
-from modeling_unirain.distillation.local_judges import RainLayerJudge
+from modeling_unirain.distillation.local_judges import PairIntegrityJudge, RainLayerJudge
+from modeling_unirain.distillation.protocols import JudgeCase, Triplet
 from modeling_unirain.distillation.rain_seen import RainSeen
 from modeling_unirain.rain import render_rain
 
@@ -55,6 +56,20 @@ def test_strengths_are_octaves_of_grey_levels(pair, measure):
 def test_any_size_gives_finite_scores(pair, measure, height, width):
     rainy, target = (image[:height, :width] for image in pair)
     assert np.isfinite(list(measure(rainy, target).values())).all()
+
+
+def test_the_second_judge_is_told_what_the_first_was_without_the_network(pair, monkeypatch, tmp_path):
+    rainy, target = pair
+    case = JudgeCase("pair", Triplet("pair", rainy, "", np.zeros(1), np.zeros(1)), target, ())
+    measured = RainSeen().measure(rainy, target)
+    first, second = RainLayerJudge(), PairIntegrityJudge()
+    first.judge([case])
+    first.release()
+    monkeypatch.setattr("modeling_unirain.distillation.rain_seen.WEIGHTS", tmp_path / "none")
+    (vote,) = second.judge([case])
+    assert {name: vote.scores[name] for name in measured} == pytest.approx(measured)
+    with pytest.raises(OSError, match="none"):  # what was told twice is forgotten
+        second.judge([case])
 
 
 def test_the_judges_were_fitted_with_the_weights_they_ask():
